@@ -1,0 +1,1 @@
+"""Analysis: inversion, attention maps, pattern drawings, samples."""
