@@ -1,0 +1,105 @@
+"""Reachability: which inputs of a sequence of boolean steps arrive at which outputs.
+
+The boolean product ``M_p ... M_1`` is computed on bits, 64 inputs to a word, so that the exact answer costs about
+(edges * n / 64) operations: milliseconds at n = 1,024, a few seconds at n = 16,384. flow.py measures more than this;
+patterns.py uses it to refuse patterns that claim full information and lack it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.sparse import csr_array
+from torch import Tensor
+
+Masks = Tensor | np.ndarray | Sequence[csr_array]
+
+_BUDGET = 1 << 25  # bytes of temporary storage in one piece of the work
+
+
+def sparse_steps(masks: Masks) -> tuple[csr_array, ...]:
+    """Steps in whichever form they come, as bool csr_arrays [n, n], ``M_1`` first.
+
+    Args:
+        masks: bool [p, n, n] (tensor or array), or a sequence of p sparse bool [n, n].
+
+    Raises:
+        ValueError: not bool, not square, of different sizes, or no step at all.
+    """
+    if isinstance(masks, Tensor):
+        masks = masks.detach().cpu().numpy()
+    if isinstance(masks, np.ndarray) and masks.ndim != 3:
+        raise ValueError(f"masks of shape {masks.shape} must be [num_steps, n, n]; add the axis of the steps")
+    steps = tuple(_sparse_step(step, index) for index, step in enumerate(masks, start=1))
+    if not steps:
+        raise ValueError("masks holds no step; pass at least one [n, n] step")
+    if len({step.shape for step in steps}) > 1:
+        raise ValueError(f"the steps have different sizes {[step.shape for step in steps]}; all must be [n, n]")
+    return steps
+
+
+def _sparse_step(step: object, index: int) -> csr_array:
+    if isinstance(step, Tensor):
+        step = step.detach().cpu().numpy()
+    step = step if hasattr(step, "tocsr") else np.asarray(step)
+    if step.dtype != bool:
+        raise ValueError(f"step {index} is of {step.dtype}; masks are bool, True = may attend (use `mask > 0`)")
+    if step.ndim != 2 or step.shape[0] != step.shape[1] or step.shape[0] < 1:
+        raise ValueError(f"step {index} has shape {step.shape}; a step is [n, n] over the same n positions")
+    return csr_array(step)
+
+
+def reached(steps: Sequence[csr_array]) -> np.ndarray:
+    """Which inputs reach each output: the boolean product ``M_p ... M_1``, eight inputs to a byte.
+
+    Returns:
+        uint8 [n, bytes], a whole number of 64-bit words wide; ``np.unpackbits(row, count=n)`` is the row of the
+        product.
+    """
+    bits = _packed(steps[0])
+    for step in steps[1:]:
+        bits = _gathered_or(step, bits)
+    return bits.view(np.uint8)
+
+
+def unreachable_pair(steps: Sequence[csr_array]) -> tuple[int, int] | None:
+    """The first (output, input) that no path joins, or None where every input reaches every output."""
+    n = steps[0].shape[0]
+    bits = reached(steps)
+    everything = np.zeros(bits.shape[1], dtype=np.uint8)
+    everything[: (n + 7) // 8] = np.packbits(np.ones(n, dtype=bool))
+    short = np.flatnonzero((bits != everything).any(axis=1))
+    if not short.size:
+        return None
+    output = int(short[0])
+    return output, int(np.flatnonzero(np.unpackbits(bits[output], count=n) == 0)[0])
+
+
+def count_reached(steps: Sequence[csr_array]) -> int:
+    """How many of the n * n (output, input) pairs are joined by a path."""
+    return int(np.unpackbits(reached(steps)).sum(dtype=np.int64))
+
+
+def _packed(step: csr_array) -> np.ndarray:
+    """The rows of a step as bits: uint64 [n, words]."""
+    n = step.shape[0]
+    rows_at_once = max(1, _BUDGET // n)
+    bits = np.zeros((n, 8 * -(-n // 64)), dtype=np.uint8)
+    for first in range(0, n, rows_at_once):
+        rows = slice(first, first + rows_at_once)
+        bits[rows, : (n + 7) // 8] = np.packbits(step[rows].toarray(), axis=1)
+    return bits.view(np.uint64)
+
+
+def _gathered_or(step: csr_array, bits: np.ndarray) -> np.ndarray:
+    """Row i of the result: the OR of the rows of ``bits`` that row i of ``step`` attends."""
+    result = np.zeros_like(bits)
+    edges_at_once = max(1, _BUDGET // bits[0].nbytes)
+    filled = np.flatnonzero(np.diff(step.indptr))  # reduceat cannot express an empty sum
+    starts, stops = step.indptr[filled], step.indptr[filled + 1]
+    first = 0
+    while first < len(filled):
+        last = max(first + 1, int(np.searchsorted(stops, starts[first] + edges_at_once, side="right")))
+        gathered = bits[step.indices[starts[first] : stops[last - 1]]]
+        result[filled[first:last]] = np.bitwise_or.reduceat(gathered, starts[first:last] - starts[first], axis=0)
+        first = last
+    return result
