@@ -114,9 +114,9 @@ def _rescaled(image: Image.Image) -> tuple[Image.Image, list[str]]:
     if not np.isfinite(values).all():
         raise _RefusedError("holds values that are not finite; export it as 8-bit")
     low, high = float(values.min()), float(values.max())
-    if image.mode == "F" and 0 <= low and high <= 1:
+    if image.mode == "F" and low >= 0 and high <= 1:
         low, high, what = 0.0, 1.0, "its floating-point values in 0..1 were"
-    elif image.mode != "F" and 0 <= low and high <= 65535:
+    elif image.mode != "F" and low >= 0 and high <= 65535:
         low, high, what = 0.0, 65535.0, "its 16-bit values were"
     else:
         what = f"its values from {low:g} to {high:g} were"

@@ -6,8 +6,9 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from analysis.pictures import MAX_PIXELS, files_in, fit_picture, read_picture, to_image
 from PIL import Image
+
+from analysis.pictures import MAX_PIXELS, files_in, fit_picture, read_picture, to_image
 
 RED = (200, 30, 40)
 

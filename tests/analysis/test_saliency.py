@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from analysis.saliency import key_grid, saliency, saliency_maps
 
 
