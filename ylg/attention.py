@@ -1,0 +1,78 @@
+"""Sparse attention: each query attends to the keys that its head's mask allows, and to nothing else.
+
+The masks come as a plan (plan.py); backends/ holds what executes it. Read next: layer.py.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from ylg.backends import announce, choose_backend, load_backend
+from ylg.plan import AttentionPlan
+
+
+def sparse_attention(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    plan: AttentionPlan,
+    scale: float | None = None,
+    backend: str = "auto",
+    return_attention: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """softmax(scale * queries keys^T) values over the keys of each head's mask, exactly.
+
+    Args:
+        queries: ``[batch, num_heads, num_queries, head_dim_qk]``, float64, float32, float16 or bfloat16, any strides.
+        keys: ``[batch, num_heads, num_keys, head_dim_qk]``.
+        values: ``[batch, num_heads, num_keys, head_dim_v]``. Head dims from 1 up.
+        plan: of the head masks, from :func:`ylg.attention_plan`; moved to the tensors' device (and kept there).
+        scale: what scores are multiplied by; None = ``1 / sqrt(head_dim_qk)``, as in scaled_dot_product_attention.
+        backend: "auto" (triton on CUDA where it is installed, else tiles; ``plan.explain()`` says which), "tiles",
+            "triton", "flex" or "reference".
+        return_attention: also return the probabilities, for which memory is taken only then.
+    Returns:
+        ``[batch, num_heads, num_queries, head_dim_v]``; with ``return_attention`` also the probabilities
+        ``[batch, num_heads, num_queries, num_keys]``, exactly zero outside the mask, differentiable.
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit each other or the plan; an unknown backend.
+    """
+    _check(queries, keys, values, plan)
+    if scale is None:
+        scale = 1 / math.sqrt(queries.shape[-1])
+    if backend == "auto":
+        announce(queries.device.type)
+        backend, _ = choose_backend(queries.device.type)
+    attend = load_backend(backend)
+    return attend(queries, keys, values, plan.to(queries.device), float(scale), return_attention)
+
+
+def _check(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan) -> None:
+    if not isinstance(plan, AttentionPlan):
+        raise ValueError(f"plan must come from ylg.attention_plan(masks), got {type(plan).__name__}")
+    for name, tensor, length in (
+        ("queries", queries, plan.num_queries),
+        ("keys", keys, plan.num_keys),
+        ("values", values, plan.num_keys),
+    ):
+        if tensor.ndim != 4 or tensor.shape[1:3] != (plan.num_heads, length):
+            raise ValueError(
+                f"{name} must have the shape [batch, {plan.num_heads}, {length}, head_dim] of the plan, "
+                f"got {list(tensor.shape)}"
+            )
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
+        if tensor.dtype != queries.dtype or tensor.device != queries.device:
+            raise ValueError(
+                f"queries, keys and values must share dtype and device, but queries are {queries.dtype} on "
+                f"{queries.device} and {name} {tensor.dtype} on {tensor.device}"
+            )
+        if tensor.shape[0] != queries.shape[0]:
+            raise ValueError(f"queries have batch {queries.shape[0]} but {name} have batch {tensor.shape[0]}")
+    if queries.shape[-1] != keys.shape[-1] or queries.shape[-1] < 1 or values.shape[-1] < 1:
+        raise ValueError(
+            f"queries and keys need one head dim, and every head dim must be at least 1, got queries "
+            f"{queries.shape[-1]}, keys {keys.shape[-1]}, values {values.shape[-1]}"
+        )

@@ -1,0 +1,18 @@
+"""The definition, dense: softmax(scale * Q K^T, -inf outside the mask) V. Slow and large; for tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ylg.plan import AttentionPlan
+
+
+def reference_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, scale: float, return_attention: bool
+) -> Tensor | tuple[Tensor, Tensor]:
+    scores = scale * queries @ keys.mT
+    # -inf, not a large negative number: nothing outside the mask takes part, to the last bit.
+    attention = scores.masked_fill(~plan.dense_masks(), float("-inf")).softmax(dim=-1)
+    out = attention @ values
+    return (out, attention) if return_attention else out

@@ -1,0 +1,238 @@
+"""Plans: boolean head masks turned into what a backend executes.
+
+A plan holds, for every head, tiles: a set of queries that share a short list of keys, and a small mask inside. It
+is built once from the masks (planner.py finds the tiles), kept by content, and moves with ``.to(device)``.
+Read next: attention.py, and backends/ for what executes a plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from ylg import planner
+
+
+@dataclass(frozen=True, eq=False)
+class TileGroup:
+    """Tiles of one shape: M distinct masks, each ``tiles`` tiles of T queries and L keys.
+
+    Cells are row-major. -1 marks padding in the two index tensors; ``tile_mask`` is False there.
+    """
+
+    heads: tuple[int, ...]  # heads computed by this group
+    mask_of_head: tuple[int, ...]  # for each of them, which of the M masks below it uses
+    query_index: Tensor  # int32 [M, tiles, T]
+    key_index: Tensor  # int32 [M, tiles, L]
+    tile_mask: Tensor  # bool [M, tiles, T, L], True = may attend
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """M, tiles, T, L."""
+        return tuple(self.tile_mask.shape)
+
+    @cached_property
+    def full(self) -> bool:
+        """Every query of a tile attends to every key of it, and nothing is padded: no mask to apply."""
+        return bool(self.tile_mask.all())
+
+    def to(self, device) -> TileGroup:
+        moved = {name: getattr(self, name).to(device) for name in ("query_index", "key_index", "tile_mask")}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionPlan:
+    """What ``sparse_attention`` executes; made by :func:`attention_plan`.
+
+    Every (head, query) lies in exactly one tile of exactly one group. Equal by content and device, hashable.
+    """
+
+    num_heads: int
+    num_queries: int
+    num_keys: int
+    groups: tuple[TileGroup, ...]
+    num_edges: int  # True entries over all heads
+    digest: str  # of the masks
+    _moved: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.groups[0].tile_mask.device
+
+    def __hash__(self) -> int:
+        return hash((self.digest, self.device))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AttentionPlan) and (self.digest, self.device) == (other.digest, other.device)
+
+    def to(self, device) -> AttentionPlan:
+        """The same plan with its tensors on ``device``; kept, so that moving again costs nothing."""
+        device = torch.empty(0, device=device).device  # "cuda" -> "cuda:0"
+        if device == self.device:
+            return self
+        if device not in self._moved:
+            groups = tuple(group.to(device) for group in self.groups)
+            self._moved[device] = replace(self, groups=groups, _moved={})
+        return self._moved[device]
+
+    def sparse_masks(self) -> list[sp.csr_array]:
+        """The head masks again, as bool ``scipy.sparse.csr_array`` [num_queries, num_keys] each."""
+        rows, cols = [[] for _ in range(self.num_heads)], [[] for _ in range(self.num_heads)]
+        for group in self.groups:
+            parts = []
+            query_index, key_index = group.query_index.cpu().numpy(), group.key_index.cpu().numpy()
+            for m in range(group.shape[0]):
+                tile, t, k = group.tile_mask[m].cpu().numpy().nonzero()
+                parts.append((query_index[m][tile, t], key_index[m][tile, k]))
+            for head, m in zip(group.heads, group.mask_of_head, strict=True):
+                rows[head].append(parts[m][0])
+                cols[head].append(parts[m][1])
+        found = []
+        for r, c in zip(rows, cols, strict=True):
+            r, c = np.concatenate(r), np.concatenate(c)
+            entries = np.ones(r.size, dtype=bool)
+            found.append(sp.csr_array((entries, (r, c)), shape=(self.num_queries, self.num_keys)))
+        return found
+
+    def dense_masks(self) -> Tensor:
+        """The head masks again, as a bool tensor [num_heads, num_queries, num_keys]. For tests and pictures."""
+        return torch.stack([torch.from_numpy(mask.toarray()) for mask in self.sparse_masks()]).to(self.device)
+
+    @cached_property
+    def transposed(self) -> AttentionPlan:
+        """The plan of the transposed masks: its "queries" are this plan's keys.
+
+        With it, gradients of keys and values are gathered, tile by tile, instead of scattered. Keys that no query
+        attends to are in no tile.
+        """
+        masks = [_canonical(sp.csr_array(mask.T)) for mask in self.sparse_masks()]
+        return _build(masks, f"{self.digest} transposed").to(self.device)
+
+    def explain(self) -> str:
+        """What is computed and by which backend, as text for people."""
+        from ylg.backends import choose_backend
+
+        dense = self.num_heads * self.num_queries * self.num_keys
+        lines = [
+            f"attention plan: {self.num_heads} heads, {self.num_queries} queries, {self.num_keys} keys, "
+            f"{self.num_edges} edges ({self.num_edges / dense:.1%} of dense)"
+        ]
+        computed = gathered = 0
+        for group in self.groups:
+            masks, tiles, T, L = group.shape
+            scores = len(group.heads) * tiles * T * L
+            keys = len(group.heads) * tiles * L
+            computed, gathered = computed + scores, gathered + keys
+            lines.append(
+                f"  heads {', '.join(map(str, group.heads))}: {tiles} tiles of {T} queries x {L} keys, "
+                f"{masks} distinct mask{'s' if masks > 1 else ''}{', dense' if group.full else ''}"
+            )
+        lines.append(
+            f"  scores computed: {computed / self.num_edges:.2f} per edge, {computed / dense:.1%} of dense; "
+            f"keys gathered: {gathered / (self.num_heads * self.num_keys):.2f} times each"
+        )
+        lines += [f"  backend on {kind}: {choose_backend(kind)[1]}" for kind in ("cpu", "cuda")]
+        return "\n".join(lines)
+
+
+_PLANS: OrderedDict[str, AttentionPlan] = OrderedDict()
+_PLANS_KEPT = 64
+
+
+def attention_plan(masks: Tensor | np.ndarray | Sequence) -> AttentionPlan:
+    """Turns head masks into a plan, once: the same masks give the same object again.
+
+    Args:
+        masks: True = may attend; either bool ``[num_heads, num_queries, num_keys]`` (tensor or array), or a sequence
+            of num_heads bool ``scipy.sparse`` arrays ``[num_queries, num_keys]``, from which nothing dense is made.
+    Raises:
+        ValueError: not bool, wrong shape, or a query that may attend to no key (its head and index are named).
+    """
+    heads = _read_masks(masks)
+    content = hashlib.sha256(repr((len(heads), heads[0].shape)).encode())
+    for mask in heads:
+        content.update(np.diff(mask.indptr).astype(np.int64).tobytes())
+        content.update(mask.indices.astype(np.int64).tobytes())
+    digest = content.hexdigest()
+    if digest not in _PLANS:
+        for head, mask in enumerate(heads):
+            empty = np.flatnonzero(np.diff(mask.indptr) == 0)
+            if empty.size:
+                raise ValueError(
+                    f"in head {head}, query {empty[0]} may attend to no key ({empty.size} such queries in this head); "
+                    f"its softmax would be 0/0: let every query attend at least to one key, such as its own cell"
+                )
+        _PLANS[digest] = _build(heads, digest)
+        if len(_PLANS) > _PLANS_KEPT:
+            _PLANS.popitem(last=False)
+    _PLANS.move_to_end(digest)
+    return _PLANS[digest]
+
+
+def _read_masks(masks) -> list[sp.csr_array]:
+    if isinstance(masks, Tensor):
+        masks = masks.detach().cpu().numpy()
+    if isinstance(masks, np.ndarray):
+        if masks.dtype != bool:
+            raise ValueError(f"head masks must be bool (True = may attend), got {masks.dtype}: use masks.bool()")
+        if masks.ndim != 3 or 0 in masks.shape:
+            raise ValueError(
+                f"head masks must have the shape [num_heads, num_queries, num_keys], none of them 0, "
+                f"got {list(masks.shape)}"
+            )
+        return [_canonical(sp.csr_array(mask)) for mask in masks]
+    if not isinstance(masks, Sequence) or not masks or not all(sp.issparse(mask) for mask in masks):
+        raise ValueError(
+            f"head masks must be a bool tensor or array [num_heads, num_queries, num_keys], or a non-empty list of "
+            f"scipy.sparse arrays [num_queries, num_keys], got {type(masks).__name__}"
+        )
+    for head, mask in enumerate(masks):
+        if mask.dtype != bool:
+            raise ValueError(f"head masks must be bool, but head {head} is {mask.dtype}: use mask.astype(bool)")
+        if mask.ndim != 2 or 0 in mask.shape or mask.shape != masks[0].shape:
+            raise ValueError(
+                f"head masks must share one shape [num_queries, num_keys], none of them 0, "
+                f"but head {head} has {list(mask.shape)} and head 0 {list(masks[0].shape)}"
+            )
+    return [_canonical(sp.csr_array(mask, copy=True)) for mask in masks]
+
+
+def _canonical(mask: sp.csr_array) -> sp.csr_array:
+    mask.sum_duplicates()
+    mask.eliminate_zeros()
+    mask.sort_indices()
+    return mask
+
+
+def _build(masks: list[sp.csr_array], digest: str) -> AttentionPlan:
+    heads_of: OrderedDict[bytes, list[int]] = OrderedDict()
+    for head, mask in enumerate(masks):
+        heads_of.setdefault(mask.indptr.tobytes() + mask.indices.tobytes(), []).append(head)
+    # masks whose tiles have one shape are executed together
+    together: OrderedDict[tuple, list[tuple[planner.Tiles, list[int]]]] = OrderedDict()
+    for heads in heads_of.values():
+        for tiles in planner.find_tiles(masks[heads[0]]):
+            together.setdefault(tiles.shape, []).append((tiles, heads))
+    groups = []
+    for members in together.values():
+        pairs = sorted((head, m) for m, (_, heads) in enumerate(members) for head in heads)
+        groups.append(
+            TileGroup(
+                heads=tuple(head for head, _ in pairs),
+                mask_of_head=tuple(m for _, m in pairs),
+                query_index=torch.from_numpy(np.stack([tiles.query_index for tiles, _ in members])),
+                key_index=torch.from_numpy(np.stack([tiles.key_index for tiles, _ in members])),
+                tile_mask=torch.from_numpy(np.stack([tiles.tile_mask for tiles, _ in members])),
+            )
+        )
+    num_queries, num_keys = masks[0].shape
+    return AttentionPlan(len(masks), num_queries, num_keys, tuple(groups), sum(m.nnz for m in masks), digest)
