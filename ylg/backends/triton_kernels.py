@@ -1,0 +1,316 @@
+"""Triton kernels: sparse attention over a tile table, forward and backward. Kernels only; triton_ops.py launches them.
+
+Every program takes one item of the table (at most BLOCK_ROWS rows of one head, and the columns they share) of one
+batch element, and reads cells in place through the table, with any strides: nothing is permuted, padded or copied.
+
+- forward:        rows are queries, columns keys. One pass with an online softmax; saves base-2 log-sum-exps.
+- query_gradient: the same items. Recomputes the probabilities; also stores delta = <d out, out> per query.
+- key_value_gradient: items of the transposed plan: rows are keys, columns queries, so d keys and d values are
+  gathered, never scattered: no atomics, and the same bits every time.
+- merge: adds up, in a fixed order, the partial sums of items that were split along their columns.
+
+Softmax runs in base 2 (exp2 is the hardware's instruction): scale * log2(e) is folded into the scores. Sums are kept
+in ACC: float32, or float64 for float64. Products of float32 are IEEE float32, never TF32.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def matrix_product(x, y, total, ACC: tl.constexpr):
+    """total + x @ y, x rounded to y's type as in any mixed-precision attention."""
+    x = x.to(y.dtype)
+    if INTERPRETED:  # numpy has no bfloat16: its bits would be multiplied as integers; float32 products are exact here
+        x, y = x.to(ACC), y.to(ACC)
+    return tl.dot(x, y, total, input_precision="ieee", out_dtype=ACC)
+
+
+INTERPRETED = tl.constexpr(not isinstance(matrix_product, triton.runtime.JITFunction))
+
+
+@triton.jit
+def inner_products(
+    x, x_cells, x_valid, x_stride, x_dim_stride,
+    y, y_cells, y_valid, y_stride, y_dim_stride,
+    DIM: tl.constexpr, PADDED_DIM: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """[rows, columns] of <x at a row's cell, y at a column's cell>, over DIM channels."""
+    if DIM < 16:
+        # a matrix instruction sums over at least 16 channels: at SAGAN's 2, 4 and 8 most of it would multiply zeros
+        products = tl.zeros((x_cells.shape[0], y_cells.shape[0]), ACC)
+        for d in tl.static_range(DIM):
+            x_d = tl.load(x + x_cells * x_stride + d * x_dim_stride, mask=x_valid, other=0).to(ACC)
+            y_d = tl.load(y + y_cells * y_stride + d * y_dim_stride, mask=y_valid, other=0).to(ACC)
+            products += x_d[:, None] * y_d[None, :]
+        return products
+    x_tile = load_cells(x, x_cells, x_valid, x_stride, x_dim_stride, DIM, PADDED_DIM)
+    y_tile = load_cells(y, y_cells, y_valid, y_stride, y_dim_stride, DIM, PADDED_DIM)
+    return matrix_product(x_tile, tl.trans(y_tile), tl.zeros((x_cells.shape[0], y_cells.shape[0]), ACC), ACC)
+
+
+@triton.jit
+def load_cells(x, cells, valid, stride, dim_stride, DIM: tl.constexpr, PADDED_DIM: tl.constexpr):
+    """[cells, PADDED_DIM]; zeros beyond DIM and where not ``valid``."""
+    d = tl.arange(0, PADDED_DIM)
+    return tl.load(
+        x + cells[:, None] * stride + d[None, :] * dim_stride, mask=valid[:, None] & (d < DIM)[None, :], other=0
+    )
+
+
+@triton.jit
+def store_cells(x, cells, valid, stride, dim_stride, tile, DIM: tl.constexpr, PADDED_DIM: tl.constexpr):
+    d = tl.arange(0, PADDED_DIM)
+    tl.store(
+        x + cells[:, None] * stride + d[None, :] * dim_stride,
+        tile.to(x.dtype.element_ty),
+        mask=valid[:, None] & (d < DIM)[None, :],
+    )
+
+
+@triton.jit
+def load_item(table, item):
+    """head, rows, row_start, columns, column_start, word_start, words_per_row, slot (see tile_table.py)."""
+    at = table + item * 8
+    return (
+        tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3),
+        tl.load(at + 4), tl.load(at + 5), tl.load(at + 6), tl.load(at + 7),
+    )  # fmt: skip
+
+
+@triton.jit
+def load_index(table, start, count, BLOCK: tl.constexpr):
+    """BLOCK cells from ``start``, and which of them are cells; the others (padding) read as cell 0."""
+    i = tl.arange(0, BLOCK)
+    cells = tl.load(table + start + i, mask=i < count, other=-1)
+    return tl.maximum(cells, 0), cells >= 0
+
+
+@triton.jit
+def load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr):
+    """Bool [BLOCK_ROWS, BLOCK_COLUMNS] for columns ``first`` on, unpacked from one word a row (32 >= BLOCK_COLUMNS)."""
+    i = tl.arange(0, BLOCK_ROWS)
+    words = tl.load(table + word_start + i * words_per_row + first // 32, mask=i < rows, other=0)
+    return ((words[:, None] >> (first % 32 + tl.arange(0, BLOCK_COLUMNS))[None, :]) & 1) != 0
+
+
+@triton.jit
+def forward(
+    queries, keys, values, out, logsumexp, table,
+    q_batch, q_head, q_cell, q_dim,
+    k_batch, k_head, k_cell, k_dim,
+    v_batch, v_head, v_cell, v_dim,
+    o_batch, o_head, o_cell, o_dim,
+    num_items, num_heads, num_queries, scale: "fp64",
+    DIM_QK: tl.constexpr, DIM_V: tl.constexpr, PADDED_QK: tl.constexpr, PADDED_V: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    batch = (program // num_items).to(tl.int64)
+    head, rows, row_start, columns, column_start, word_start, words_per_row, _ = load_item(table, program % num_items)
+    queries += batch * q_batch + head.to(tl.int64) * q_head
+    keys += batch * k_batch + head.to(tl.int64) * k_head
+    values += batch * v_batch + head.to(tl.int64) * v_head
+    out += batch * o_batch + head.to(tl.int64) * o_head
+    logsumexp += (batch * num_heads + head) * num_queries
+    q_cells, q_valid = load_index(table, row_start, rows, BLOCK_ROWS)
+    scale = tl.full((), scale, ACC)
+
+    highest = tl.full((BLOCK_ROWS,), float("-inf"), ACC)
+    total = tl.zeros((BLOCK_ROWS,), ACC)
+    mixed = tl.zeros((BLOCK_ROWS, PADDED_V), ACC)
+    for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
+        k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
+        scores = inner_products(
+            queries, q_cells, q_valid, q_cell, q_dim, keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK, ACC
+        )
+        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS)
+        scores = tl.where(allowed, scores * scale, float("-inf"))
+        peak = tl.maximum(highest, tl.max(scores, 1))
+        # rows that have seen no key yet: -inf - -inf would be NaN
+        finite_peak = tl.where(peak == float("-inf"), 0.0, peak)
+        weights = tl.exp2(scores - finite_peak[:, None])
+        decay = tl.exp2(highest - finite_peak)
+        total = total * decay + tl.sum(weights, 1)
+        v_tile = load_cells(values, k_cells, k_valid, v_cell, v_dim, DIM_V, PADDED_V)
+        mixed = matrix_product(weights, v_tile, mixed * decay[:, None], ACC)
+        highest = peak
+
+    total = tl.where(q_valid, total, 1.0)
+    store_cells(out, q_cells, q_valid, o_cell, o_dim, mixed / total[:, None], DIM_V, PADDED_V)
+    tl.store(logsumexp + q_cells, highest + tl.log2(total), mask=q_valid)
+
+
+@triton.jit
+def query_gradient(
+    queries, keys, values, out, d_out, logsumexp, delta, d_queries, table,
+    q_batch, q_head, q_cell, q_dim,
+    k_batch, k_head, k_cell, k_dim,
+    v_batch, v_head, v_cell, v_dim,
+    o_batch, o_head, o_cell, o_dim,
+    g_batch, g_head, g_cell, g_dim,
+    dq_batch, dq_head, dq_cell, dq_dim,
+    num_items, num_heads, num_queries, scale: "fp64", natural_scale: "fp64",
+    DIM_QK: tl.constexpr, DIM_V: tl.constexpr, PADDED_QK: tl.constexpr, PADDED_V: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    batch = (program // num_items).to(tl.int64)
+    head, rows, row_start, columns, column_start, word_start, words_per_row, _ = load_item(table, program % num_items)
+    queries += batch * q_batch + head.to(tl.int64) * q_head
+    keys += batch * k_batch + head.to(tl.int64) * k_head
+    values += batch * v_batch + head.to(tl.int64) * v_head
+    out += batch * o_batch + head.to(tl.int64) * o_head
+    d_out += batch * g_batch + head.to(tl.int64) * g_head
+    d_queries += batch * dq_batch + head.to(tl.int64) * dq_head
+    logsumexp += (batch * num_heads + head) * num_queries
+    delta += (batch * num_heads + head) * num_queries
+    q_cells, q_valid = load_index(table, row_start, rows, BLOCK_ROWS)
+    normaliser = tl.load(logsumexp + q_cells, mask=q_valid, other=0)
+    scale = tl.full((), scale, ACC)
+
+    if not ONE_BLOCK:
+        out_tile = load_cells(out, q_cells, q_valid, o_cell, o_dim, DIM_V, PADDED_V).to(ACC)
+        d_out_tile = load_cells(d_out, q_cells, q_valid, g_cell, g_dim, DIM_V, PADDED_V).to(ACC)
+        row_delta = tl.sum(out_tile * d_out_tile, 1)
+    gradient = tl.zeros((BLOCK_ROWS, PADDED_QK), ACC)
+    for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
+        k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
+        scores = inner_products(
+            queries, q_cells, q_valid, q_cell, q_dim, keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK, ACC
+        )
+        d_weights = inner_products(
+            d_out, q_cells, q_valid, g_cell, g_dim, values, k_cells, k_valid, v_cell, v_dim, DIM_V, PADDED_V, ACC
+        )
+        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS)
+        weights = tl.exp2(tl.where(allowed, scores * scale - normaliser[:, None], float("-inf")))
+        if ONE_BLOCK:
+            # every key is here, so <d out, out> = sum of weights * d_weights, and out need not be read
+            row_delta = tl.sum(weights * d_weights, 1)
+        d_scores = weights * (d_weights - row_delta[:, None])
+        k_tile = load_cells(keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK)
+        gradient = matrix_product(d_scores, k_tile, gradient, ACC)
+
+    tl.store(delta + q_cells, row_delta, mask=q_valid)
+    gradient *= tl.full((), natural_scale, ACC)
+    store_cells(d_queries, q_cells, q_valid, dq_cell, dq_dim, gradient, DIM_QK, PADDED_QK)
+
+
+@triton.jit
+def key_value_gradient(
+    queries, keys, values, d_out, logsumexp, delta, d_keys, d_values, partial, table,
+    q_batch, q_head, q_cell, q_dim,
+    k_batch, k_head, k_cell, k_dim,
+    v_batch, v_head, v_cell, v_dim,
+    g_batch, g_head, g_cell, g_dim,
+    dk_batch, dk_head, dk_cell, dk_dim,
+    dv_batch, dv_head, dv_cell, dv_dim,
+    num_items, num_slots, num_heads, num_queries, scale: "fp64", natural_scale: "fp64",
+    DIM_QK: tl.constexpr, DIM_V: tl.constexpr, PADDED_QK: tl.constexpr, PADDED_V: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    batch = (program // num_items).to(tl.int64)
+    item = program % num_items
+    head, rows, row_start, columns, column_start, word_start, words_per_row, slot = load_item(table, item)
+    queries += batch * q_batch + head.to(tl.int64) * q_head
+    keys += batch * k_batch + head.to(tl.int64) * k_head
+    values += batch * v_batch + head.to(tl.int64) * v_head
+    d_out += batch * g_batch + head.to(tl.int64) * g_head
+    logsumexp += (batch * num_heads + head) * num_queries
+    delta += (batch * num_heads + head) * num_queries
+    k_cells, k_valid = load_index(table, row_start, rows, BLOCK_ROWS)
+    scale = tl.full((), scale, ACC)
+
+    key_gradient = tl.zeros((BLOCK_ROWS, PADDED_QK), ACC)
+    value_gradient = tl.zeros((BLOCK_ROWS, PADDED_V), ACC)
+    for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
+        q_cells, q_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
+        normaliser = tl.load(logsumexp + q_cells, mask=q_valid, other=0)
+        column_delta = tl.load(delta + q_cells, mask=q_valid, other=0)
+        scores = inner_products(
+            keys, k_cells, k_valid, k_cell, k_dim, queries, q_cells, q_valid, q_cell, q_dim, DIM_QK, PADDED_QK, ACC
+        )
+        d_weights = inner_products(
+            values, k_cells, k_valid, v_cell, v_dim, d_out, q_cells, q_valid, g_cell, g_dim, DIM_V, PADDED_V, ACC
+        )
+        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS)
+        weights = tl.exp2(tl.where(allowed, scores * scale - normaliser[None, :], float("-inf")))
+        d_out_tile = load_cells(d_out, q_cells, q_valid, g_cell, g_dim, DIM_V, PADDED_V)
+        value_gradient = matrix_product(weights, d_out_tile, value_gradient, ACC)
+        d_scores = weights * (d_weights - column_delta[None, :])
+        q_tile = load_cells(queries, q_cells, q_valid, q_cell, q_dim, DIM_QK, PADDED_QK)
+        key_gradient = matrix_product(d_scores, q_tile, key_gradient, ACC)
+
+    key_gradient *= tl.full((), natural_scale, ACC)
+    if slot < 0:
+        d_keys += batch * dk_batch + head.to(tl.int64) * dk_head
+        d_values += batch * dv_batch + head.to(tl.int64) * dv_head
+        store_cells(d_keys, k_cells, k_valid, dk_cell, dk_dim, key_gradient, DIM_QK, PADDED_QK)
+        store_cells(d_values, k_cells, k_valid, dv_cell, dv_dim, value_gradient, DIM_V, PADDED_V)
+    else:
+        # partial [batch, slot, row, DIM_QK + DIM_V]
+        partial += (batch * num_slots + slot) * BLOCK_ROWS * (DIM_QK + DIM_V)
+        row = tl.arange(0, BLOCK_ROWS)
+        store_cells(partial, row, k_valid, DIM_QK + DIM_V, 1, key_gradient, DIM_QK, PADDED_QK)
+        store_cells(partial + DIM_QK, row, k_valid, DIM_QK + DIM_V, 1, value_gradient, DIM_V, PADDED_V)
+
+
+@triton.jit
+def merge(
+    partial, d_keys, d_values, table,
+    dk_batch, dk_head, dk_cell, dk_dim,
+    dv_batch, dv_head, dv_cell, dv_dim,
+    num_items, num_merges, num_slots,
+    DIM_QK: tl.constexpr, DIM_V: tl.constexpr, PADDED_QK: tl.constexpr, PADDED_V: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    batch = (program // num_merges).to(tl.int64)
+    at = table + num_items * 8 + (program % num_merges) * 5
+    head, rows, row_start = tl.load(at), tl.load(at + 1), tl.load(at + 2)
+    first_slot, slots = tl.load(at + 3), tl.load(at + 4)
+    k_cells, k_valid = load_index(table, row_start, rows, BLOCK_ROWS)
+    row = tl.arange(0, BLOCK_ROWS)
+    key_gradient = tl.zeros((BLOCK_ROWS, PADDED_QK), ACC)
+    value_gradient = tl.zeros((BLOCK_ROWS, PADDED_V), ACC)
+    partial += (batch * num_slots + first_slot) * BLOCK_ROWS * (DIM_QK + DIM_V)
+    for _ in range(slots):
+        key_gradient += load_cells(partial, row, k_valid, DIM_QK + DIM_V, 1, DIM_QK, PADDED_QK)
+        value_gradient += load_cells(partial + DIM_QK, row, k_valid, DIM_QK + DIM_V, 1, DIM_V, PADDED_V)
+        partial += BLOCK_ROWS * (DIM_QK + DIM_V)
+    d_keys += batch * dk_batch + head.to(tl.int64) * dk_head
+    d_values += batch * dv_batch + head.to(tl.int64) * dv_head
+    store_cells(d_keys, k_cells, k_valid, dk_cell, dk_dim, key_gradient, DIM_QK, PADDED_QK)
+    store_cells(d_values, k_cells, k_valid, dv_cell, dv_dim, value_gradient, DIM_V, PADDED_V)
+
+
+@triton.jit
+def attention_map(
+    queries, keys, logsumexp, probabilities, table,
+    q_batch, q_head, q_cell, q_dim,
+    k_batch, k_head, k_cell, k_dim,
+    num_items, num_heads, num_queries, num_keys, scale: "fp64",
+    DIM_QK: tl.constexpr, PADDED_QK: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Writes the probabilities that ``forward`` used into a dense, zeroed [batch, heads, queries, keys]."""
+    program = tl.program_id(0)
+    batch = (program // num_items).to(tl.int64)
+    head, rows, row_start, columns, column_start, word_start, words_per_row, _ = load_item(table, program % num_items)
+    queries += batch * q_batch + head.to(tl.int64) * q_head
+    keys += batch * k_batch + head.to(tl.int64) * k_head
+    logsumexp += (batch * num_heads + head) * num_queries
+    probabilities += (batch * num_heads + head) * num_queries * num_keys
+    q_cells, q_valid = load_index(table, row_start, rows, BLOCK_ROWS)
+    normaliser = tl.load(logsumexp + q_cells, mask=q_valid, other=0)
+    scale = tl.full((), scale, ACC)
+    for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
+        k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
+        scores = inner_products(
+            queries, q_cells, q_valid, q_cell, q_dim, keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK, ACC
+        )
+        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS)
+        weights = tl.exp2(tl.where(allowed, scores * scale - normaliser[:, None], float("-inf")))
+        at = q_cells.to(tl.int64)[:, None] * num_keys + k_cells[None, :]
+        tl.store(probabilities + at, weights.to(probabilities.dtype.element_ty), mask=allowed)
