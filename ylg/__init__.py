@@ -4,16 +4,27 @@ From Daras, Odena, Zhang and Dimakis, "Your Local GAN", CVPR 2020 (arXiv:1911.12
 Read next: orders.py, patterns.py, heads.py, flow.py, plan.py, attention.py, layer.py.
 """
 
+from ylg.attention import sparse_attention
+from ylg.flow import flow_report, has_full_information, information_flow_graph
 from ylg.heads import head_masks, sparse_head_masks
+from ylg.layer import SparseAttention2d
 from ylg.orders import grid_order
 from ylg.patterns import Pattern, pattern, register_pattern, sparse_step_masks, step_masks
+from ylg.plan import AttentionPlan, attention_plan
 
 __all__ = [
+    "AttentionPlan",
     "Pattern",
+    "SparseAttention2d",
+    "attention_plan",
+    "flow_report",
     "grid_order",
+    "has_full_information",
     "head_masks",
+    "information_flow_graph",
     "pattern",
     "register_pattern",
+    "sparse_attention",
     "sparse_head_masks",
     "sparse_step_masks",
     "step_masks",
