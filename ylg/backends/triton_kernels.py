@@ -101,7 +101,7 @@ def forward(
     k_batch, k_head, k_cell, k_dim,
     v_batch, v_head, v_cell, v_dim,
     o_batch, o_head, o_cell, o_dim,
-    num_items, num_heads, num_queries, scale: "fp64",
+    num_items, num_heads, num_queries, scale: tl.float64,
     DIM_QK: tl.constexpr, DIM_V: tl.constexpr, PADDED_QK: tl.constexpr, PADDED_V: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -150,7 +150,7 @@ def query_gradient(
     o_batch, o_head, o_cell, o_dim,
     g_batch, g_head, g_cell, g_dim,
     dq_batch, dq_head, dq_cell, dq_dim,
-    num_items, num_heads, num_queries, scale: "fp64", natural_scale: "fp64",
+    num_items, num_heads, num_queries, scale: tl.float64, natural_scale: tl.float64,
     DIM_QK: tl.constexpr, DIM_V: tl.constexpr, PADDED_QK: tl.constexpr, PADDED_V: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -205,7 +205,7 @@ def key_value_gradient(
     g_batch, g_head, g_cell, g_dim,
     dk_batch, dk_head, dk_cell, dk_dim,
     dv_batch, dv_head, dv_cell, dv_dim,
-    num_items, num_slots, num_heads, num_queries, scale: "fp64", natural_scale: "fp64",
+    num_items, num_slots, num_heads, num_queries, scale: tl.float64, natural_scale: tl.float64,
     DIM_QK: tl.constexpr, DIM_V: tl.constexpr, PADDED_QK: tl.constexpr, PADDED_V: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -290,7 +290,7 @@ def attention_map(
     queries, keys, logsumexp, probabilities, table,
     q_batch, q_head, q_cell, q_dim,
     k_batch, k_head, k_cell, k_dim,
-    num_items, num_heads, num_queries, num_keys, scale: "fp64",
+    num_items, num_heads, num_queries, num_keys, scale: tl.float64,
     DIM_QK: tl.constexpr, PADDED_QK: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip

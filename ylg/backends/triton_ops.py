@@ -32,8 +32,8 @@ def triton_attention(
 
     Args:
         queries, keys, values: ``[B, H, Nq, Dqk]``, ``[B, H, Nk, Dqk]``, ``[B, H, Nk, Dv]`` of one dtype (float16,
-            bfloat16, float32 or float64), on a CUDA device, with any strides; head dims from 1 to 128. Under autocast they are cast first,
-            as scaled_dot_product_attention does.
+            bfloat16, float32 or float64), on a CUDA device, with any strides; head dims from 1 to 128. Under autocast
+            they are cast first, as scaled_dot_product_attention does.
         return_attention: also return the probabilities ``[B, H, Nq, Nk]``, differentiable; memory for them, and for
             their gradient, is used only then.
     Returns:
