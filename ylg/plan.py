@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from ylg import planner
+
+_TENSORS = ("query_index", "key_index", "tile_mask")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +47,7 @@ class TileGroup:
         return bool(self.tile_mask.all())
 
     def to(self, device) -> TileGroup:
-        moved = {name: getattr(self, name).to(device) for name in ("query_index", "key_index", "tile_mask")}
-        return replace(self, **moved)
+        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +85,20 @@ class AttentionPlan:
             self._moved[device] = replace(self, groups=groups, _moved={})
         return self._moved[device]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The plan's tensors by name, for a module to register as buffers."""
+        return {
+            f"group{g}_{name}": getattr(group, name) for g, group in enumerate(self.groups) for name in _TENSORS
+        }
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> AttentionPlan:
+        """The same plan, holding these tensors: those of ``tensors()`` after they have moved."""
+        groups = tuple(
+            replace(group, **{name: tensors[f"group{g}_{name}"] for name in _TENSORS})
+            for g, group in enumerate(self.groups)
+        )
+        return replace(self, groups=groups, _moved={})
+
     def sparse_masks(self) -> list[sp.csr_array]:
         """The head masks again, as bool ``scipy.sparse.csr_array`` [num_queries, num_keys] each."""
         rows, cols = [[] for _ in range(self.num_heads)], [[] for _ in range(self.num_heads)]
@@ -114,8 +129,11 @@ class AttentionPlan:
         With it, gradients of keys and values are gathered, tile by tile, instead of scattered. Keys that no query
         attends to are in no tile.
         """
-        masks = [_canonical(sp.csr_array(mask.T)) for mask in self.sparse_masks()]
-        return _build(masks, f"{self.digest} transposed").to(self.device)
+        def build():
+            return _build([_canonical(sp.csr_array(mask.T)) for mask in self.sparse_masks()], digest)
+
+        digest = f"{self.digest} transposed"
+        return _kept(digest, build).to(self.device)
 
     def explain(self) -> str:
         """What is computed and by which backend, as text for people."""
@@ -163,15 +181,24 @@ def attention_plan(masks: Tensor | np.ndarray | Sequence) -> AttentionPlan:
         content.update(np.diff(mask.indptr).astype(np.int64).tobytes())
         content.update(mask.indices.astype(np.int64).tobytes())
     digest = content.hexdigest()
-    if digest not in _PLANS:
+
+    def build():
         for head, mask in enumerate(heads):
             empty = np.flatnonzero(np.diff(mask.indptr) == 0)
             if empty.size:
                 raise ValueError(
                     f"in head {head}, query {empty[0]} may attend to no key ({empty.size} such queries in this head); "
-                    f"its softmax would be 0/0: let every query attend at least to one key, such as its own cell"
+                    f"its softmax would be 0/0: let every query attend to one key at least, such as its own cell"
                 )
-        _PLANS[digest] = _build(heads, digest)
+        return _build(heads, digest)
+
+    return _kept(digest, build)
+
+
+def _kept(digest: str, build: Callable[[], AttentionPlan]) -> AttentionPlan:
+    """The plan of this digest, built unless it is among the last used."""
+    if digest not in _PLANS:
+        _PLANS[digest] = build()
         if len(_PLANS) > _PLANS_KEPT:
             _PLANS.popitem(last=False)
     _PLANS.move_to_end(digest)
@@ -221,7 +248,7 @@ def _build(masks: list[sp.csr_array], digest: str) -> AttentionPlan:
     together: OrderedDict[tuple, list[tuple[planner.Tiles, list[int]]]] = OrderedDict()
     for heads in heads_of.values():
         for tiles in planner.find_tiles(masks[heads[0]]):
-            together.setdefault(tiles.shape, []).append((tiles, heads))
+            together.setdefault((tiles.shape, bool(tiles.tile_mask.all())), []).append((tiles, heads))
     groups = []
     for members in together.values():
         pairs = sorted((head, m) for m, (_, heads) in enumerate(members) for head in heads)

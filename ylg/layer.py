@@ -1,0 +1,172 @@
+"""SAGAN's self-attention block with sparse heads: a layer for any network of NCHW feature maps.
+
+The block is that of Zhang et al., arXiv:1805.08318, section 3; the masks those of Daras et al., arXiv:1911.12287.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ylg.attention import sparse_attention
+from ylg.backends import BACKENDS
+from ylg.heads import HeadPattern, head_steps, sparse_head_masks
+from ylg.orders import Order, check_grid
+from ylg.plan import AttentionPlan, attention_plan
+
+MODES = ("parallel", "sequential")
+
+
+class PlanBuffers(nn.Module):
+    """Holds a plan whose tensors are non-persistent buffers: it moves with the model and is never saved."""
+
+    def __init__(self, plan: AttentionPlan):
+        super().__init__()
+        self.plan = plan
+        for name, tensor in plan.tensors().items():
+            self.register_buffer(name, tensor, persistent=False)
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.plan = self.plan.with_tensors(dict(self.named_buffers()))
+        return self
+
+    def extra_repr(self) -> str:
+        return self.plan.explain()
+
+
+class SparseAttention2d(nn.Module):
+    """Self-attention over a feature map, in which each head sees only the keys its mask allows.
+
+    Args:
+        channels: C of the input and output.
+        grid: (height, width) of the feature map: the query grid, a multiple of ``pool`` both ways.
+        pattern, num_heads, order, alignment, stride: as in :func:`ylg.head_masks`.
+        mode: "parallel": every head applies one step, as in the paper; two such layers in a row have full
+            information. "sequential": every head applies all steps of its pattern one after another, each on what
+            the one before gave (the last step on the query grid, those before it on the key grid), so this one
+            layer has full information; all heads' patterns must then have equally many steps.
+        pool: keys and values are max-pooled ``pool x pool``; 1 = not pooled.
+        qk_channels: of queries and of keys, all heads together; None = ``max(C // 8, 8, num_heads)``.
+        v_channels: of values; None = ``max(C // 2, 8, num_heads)``.
+        scale: what scores are multiplied by; SAGAN does not scale. None = ``1 / sqrt(head_dim)``.
+        backend: as in :func:`ylg.sparse_attention`.
+    Shape:
+        input ``[batch, channels, height, width]``; output the same, and equal to the input at initialisation,
+        because the residual gain starts at 0. With ``return_attention`` also the probabilities
+        ``[batch, num_heads, num_queries, num_keys]``: in sequential mode the product of the steps' probabilities,
+        which is what the output is made of.
+    Raises:
+        ValueError: sizes that do not divide, unknown names, an input that is not on ``grid``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        grid: tuple[int, int],
+        pattern: HeadPattern = "ltr_rtl",
+        num_heads: int = 8,
+        order: Order = "manhattan",
+        alignment: str = "pool",
+        mode: str = "parallel",
+        *,
+        pool: int = 2,
+        qk_channels: int | None = None,
+        v_channels: int | None = None,
+        scale: float | None = 1.0,
+        stride: int | None = None,
+        backend: str = "auto",
+    ):
+        super().__init__()
+        grid = check_grid(grid, "grid")
+        if mode not in MODES:
+            raise ValueError(f"unknown mode {mode!r}; use one of {', '.join(MODES)}")
+        if backend != "auto" and backend not in BACKENDS:
+            raise ValueError(f"backend={backend!r} is unknown; use one of {['auto', *BACKENDS]}")
+        if pool < 1 or grid[0] % pool or grid[1] % pool:
+            raise ValueError(f"pool={pool} does not divide the grid {grid}; pool=1 leaves keys as they are")
+        qk_channels = max(channels // 8, 8, num_heads) if qk_channels is None else qk_channels
+        v_channels = max(channels // 2, 8, num_heads) if v_channels is None else v_channels
+        for name, size in (("qk_channels", qk_channels), ("v_channels", v_channels)):
+            if size < 1 or size % num_heads:
+                raise ValueError(
+                    f"{name}={size} does not divide among num_heads={num_heads}; give a multiple, "
+                    f"such as {name}={max(size // num_heads, 1) * num_heads}"
+                )
+        self.channels, self.grid, self.pattern, self.num_heads = channels, grid, pattern, num_heads
+        self.order, self.alignment, self.mode, self.pool = order, alignment, mode, pool
+        self.scale, self.backend = scale, backend
+        key_grid = (grid[0] // pool, grid[1] // pool)
+        steps = _chained_steps(pattern, num_heads) if mode == "sequential" else None
+
+        def plan(query_grid: tuple[int, int], step: int | None) -> PlanBuffers:
+            masks = sparse_head_masks(pattern, query_grid, key_grid, num_heads, order, alignment, stride)
+            if step is not None:
+                masks = [masks[head] for head in steps[step]]
+            return PlanBuffers(attention_plan(masks))
+
+        if mode == "parallel":
+            self.plans = nn.ModuleList([plan(grid, None)])
+        else:
+            last = len(steps) - 1
+            self.plans = nn.ModuleList([plan(key_grid if t < last else grid, t) for t in range(len(steps))])
+
+        self.query = nn.Conv2d(channels, qk_channels, 1, bias=False)
+        self.key = nn.Conv2d(channels, qk_channels, 1, bias=False)
+        self.value = nn.Conv2d(channels, v_channels, 1, bias=False)
+        self.output = nn.Conv2d(v_channels, channels, 1, bias=False)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    @property
+    def plan(self) -> AttentionPlan:
+        """The plan on the query grid: the only one, or that of the last step."""
+        return self.plans[-1].plan
+
+    def forward(self, x: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        if x.ndim != 4 or x.shape[1:] != (self.channels, *self.grid):
+            raise ValueError(
+                f"the input must have the shape [batch, {self.channels}, {self.grid[0]}, {self.grid[1]}], "
+                f"got {list(x.shape)}"
+            )
+        queries, keys, values = self.query(x), self._pooled(self.key(x)), self._pooled(self.value(x))
+        if len(self.plans) > 1:
+            coarse_queries = self._heads(self._pooled(queries))
+        queries, keys, mixed = self._heads(queries), self._heads(keys), self._heads(values)
+        attention = None
+        for t, step in enumerate(self.plans):
+            asking = queries if t == len(self.plans) - 1 else coarse_queries
+            mixed = sparse_attention(asking, keys, mixed, step.plan, self.scale, self.backend, return_attention)
+            if return_attention:
+                mixed, probabilities = mixed
+                attention = probabilities if attention is None else probabilities @ attention
+        # [batch, heads, cells, dim] -> channel = dim * num_heads + head, as in the published network
+        merged = mixed.permute(0, 3, 1, 2).reshape(x.shape[0], -1, *self.grid)
+        out = x + self.gain * self.output(merged)
+        return (out, attention) if return_attention else out
+
+    def _pooled(self, maps: Tensor) -> Tensor:
+        return F.max_pool2d(maps, self.pool) if self.pool > 1 else maps
+
+    def _heads(self, maps: Tensor) -> Tensor:
+        """[batch, heads * dim, h, w] -> [batch, heads, h * w, dim]; channel = head * dim + d."""
+        batch, channels, height, width = maps.shape
+        return maps.reshape(batch, self.num_heads, channels // self.num_heads, height * width).mT
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.channels}, grid={self.grid}, pattern={self.pattern!r}, num_heads={self.num_heads}, "
+            f"order={self.order!r}, alignment={self.alignment!r}, mode={self.mode!r}, pool={self.pool}, "
+            f"scale={self.scale}, backend={self.backend!r}"
+        )
+
+
+def _chained_steps(pattern: HeadPattern, num_heads: int) -> list[list[int]]:
+    """For every step of the chain and every head: the head of the parallel layout whose mask is that step."""
+    layout = head_steps(pattern, num_heads)
+    lengths = {chosen.name: chosen.num_steps for chosen, _ in layout}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"mode='sequential' needs patterns of equally many steps, got {lengths}; use mode='parallel'"
+        )
+    return [[layout.index((chosen, t)) for chosen, _ in layout] for t in range(max(lengths.values()))]
