@@ -1,0 +1,167 @@
+"""A small classifier trained on the data set itself: features that know its classes, wherever there is no network.
+
+Trained once per data set (about ten seconds for the digits), then kept as safetensors under the data's fingerprint.
+It always trains on the CPU from a fixed seed, so that every machine measures with nearly the same network.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sagan_base.atomic import atomic_write
+from sagan_base.data import ImageData
+
+NUM_FEATURES = 64
+SIDE = 32  # larger images are averaged down to this
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Everything that decides the trained weights; part of the cache's file name."""
+
+    width: int = 24
+    min_steps: int = 400
+    max_steps: int = 4000
+    epochs: int = 6  # between the two limits
+    batch_size: int = 128
+    learning_rate: float = 4e-3
+    seed: int = 0
+    held_out: int = 10  # every tenth image of each class is kept for the accuracy
+    max_shift: float = 1 / 16  # training images are moved by up to this part of the side
+
+
+class Classifier(nn.Module):
+    """Four convolutions and two linear layers.
+
+    Shape:
+        input uint8 [B, channels, R, R], output (features [B, 64], logits [B, num_classes]), float32.
+    """
+
+    def __init__(self, channels: int, num_classes: int, resolution: int, width: int):
+        super().__init__()
+        self.channels = channels
+        first_stride = 1 if resolution <= 16 else 2
+
+        def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+            convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+            return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+        self.body = nn.Sequential(
+            block(channels, width, first_stride), block(width, 2 * width, 2), block(2 * width, 4 * width, 2),
+            block(4 * width, 4 * width, 2), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        )  # fmt: skip
+        self.features = nn.Linear(16 * width, NUM_FEATURES)
+        self.logits = nn.Linear(NUM_FEATURES, num_classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = images.float() / 127.5 - 1
+        if x.shape[-1] > SIDE:
+            x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+        features = self.features(self.body(x))
+        return features, self.logits(F.relu(features))
+
+
+def classifier_for(data: ImageData, cache: Path, config: ClassifierConfig | None = None, progress: bool = True) -> Path:
+    """The file of the classifier of this data set, trained now where ``cache`` lacks it.
+
+    Raises:
+        ValueError: fewer than two classes, or too few images to hold some out.
+    """
+    config = config or ClassifierConfig()
+    if data.num_classes < 2:
+        raise ValueError(
+            f"{data.name} has a single class, so no classifier can be trained on it; "
+            "use features 'efficientnet' or 'inception'"
+        )
+    fields = "-".join(f"{value:g}" for value in asdict(config).values())
+    path = cache / "classifiers" / f"{data.name}-{data.fingerprint[:16]}-{fields}.safetensors"
+    if not path.exists():
+        model, accuracy = train_classifier(data, config, progress)
+        metadata = {
+            "channels": data.channels, "num_classes": data.num_classes, "resolution": data.resolution,
+            "width": config.width, "accuracy": accuracy, "data": data.name, "fingerprint": data.fingerprint,
+        }  # fmt: skip
+        with atomic_write(path) as temporary:
+            save_file(model.state_dict(), temporary, {key: json.dumps(value) for key, value in metadata.items()})
+    return path
+
+
+def load_classifier(path: str | Path) -> tuple[Classifier, float]:
+    """A kept classifier in evaluation mode, and its accuracy on the images held out."""
+    with safe_open(path, "pt") as file:
+        metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+    model = Classifier(metadata["channels"], metadata["num_classes"], metadata["resolution"], metadata["width"])
+    model.load_state_dict(load_file(path))
+    return model.eval(), metadata["accuracy"]
+
+
+def train_classifier(data: ImageData, config: ClassifierConfig, progress: bool = True) -> tuple[Classifier, float]:
+    """Train from the seed, without touching the caller's random numbers; returns the network and its accuracy."""
+    training, held_out = _split(data.labels.cpu(), config.held_out)
+    if not len(held_out):
+        raise ValueError(
+            f"{data.name} has fewer than {config.held_out} images in every class, too few for a classifier; "
+            "use features 'efficientnet' or 'inception'"
+        )
+    steps = min(max(config.epochs * len(training) // config.batch_size, config.min_steps), config.max_steps)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = Classifier(data.channels, data.num_classes, data.resolution, config.width)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=1e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
+        order = _endless_batches(training, config.batch_size)
+        bar = tqdm(range(steps), desc=f"{data.name} classifier", leave=False, disable=not progress)
+        for _ in bar:
+            index = next(order)
+            images = _shift(data.images[index].cpu(), config.max_shift)
+            _, logits = model(images)
+            loss = F.cross_entropy(logits, data.labels[index], label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval(), classifier_accuracy(model, data, held_out)
+
+
+@torch.no_grad()
+def classifier_accuracy(model: Classifier, data: ImageData, index: Tensor | None = None) -> float:
+    """Share of these images (all of them by default) given their own label."""
+    index = torch.arange(len(data)) if index is None else index
+    hits = [(model(data.images[part].cpu())[1].argmax(1) == data.labels[part].cpu()).sum() for part in index.split(500)]
+    return float(sum(hits)) / len(index)
+
+
+def _split(labels: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
+    """Indices for training and of every ``held_out``-th image of each class."""
+    by_class = labels.argsort(stable=True)
+    counts = torch.bincount(labels)
+    rank = torch.cat([torch.arange(int(count)) for count in counts])
+    is_held_out = rank % held_out == held_out - 1
+    return by_class[~is_held_out], by_class[is_held_out]
+
+
+def _endless_batches(index: Tensor, batch_size: int):
+    batch_size = min(batch_size, len(index))
+    while True:
+        yield from index[torch.randperm(len(index))].split(batch_size)[: len(index) // batch_size]
+
+
+def _shift(images: Tensor, max_shift: float) -> Tensor:
+    """Move each image by its own number of pixels, repeating the border."""
+    reach = max(1, math.ceil(max_shift * images.shape[-1]))
+    side = images.shape[-1]
+    padded = F.pad(images.float(), (reach,) * 4, mode="replicate").to(torch.uint8)
+    rows, columns = torch.randint(0, 2 * reach + 1, (2, len(images)))
+    cells = torch.arange(side)
+    batch = torch.arange(len(images))[:, None, None]
+    return padded.permute(0, 2, 3, 1)[
+        batch, (rows[:, None] + cells)[:, :, None], (columns[:, None] + cells)[:, None, :]
+    ].permute(0, 3, 1, 2)
