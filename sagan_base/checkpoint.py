@@ -1,0 +1,198 @@
+"""Checkpoints: one safetensors file each, whole or absent, checked by a hash before anything is believed.
+
+Tensors are named ``part.name``: ``ema`` and ``discriminator`` are all that a slim export holds; a training checkpoint
+adds ``generator``, both optimisers and what training.py keeps. The metadata holds the run's configuration, so that a
+file is complete by itself, and the SHA-256 of everything else. Reading runs no code from the file.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sagan_base.atomic import atomic_write
+from sagan_base.config import RunConfig
+from sagan_base.discriminator import Discriminator
+from sagan_base.generator import Generator
+
+FORMAT = "ylg checkpoint 1"
+MODEL_FILE = "model.safetensors"
+CHECKPOINT_FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        tensors: by their full name, on the CPU.
+        config: of the run that wrote it.
+        info: JSON values beside it, such as the step, the class names and the provenance.
+    """
+
+    tensors: dict[str, Tensor]
+    config: RunConfig
+    info: dict[str, Any]
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors whose names begin with ``name.``, without that."""
+        return {key[len(name) + 1 :]: value for key, value in self.tensors.items() if key.startswith(name + ".")}
+
+
+def named_part(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of ``Checkpoint.part``."""
+    return {f"{name}.{key}": value for key, value in tensors.items()}
+
+
+def write_checkpoint(
+    path: str | Path, tensors: Mapping[str, Tensor], config: RunConfig, info: Mapping[str, Any]
+) -> None:
+    """Write the file atomically; ``info`` must be JSON."""
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": FORMAT, "config": json.dumps(config.to_dict()), "info": json.dumps(dict(info))}
+    metadata["sha256"] = _digest(plain, metadata)
+    with atomic_write(path) as temporary:
+        save_file(plain, temporary, metadata)
+
+
+def read_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Checkpoint:
+    """Read and check a file; with ``parts`` only those are kept.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no checkpoint, is truncated or damaged, or is from another version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; give a checkpoint (.safetensors) written by training")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a checkpoint, or is truncated ({error}); give a .safetensors file written by training"
+        ) from None
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is a safetensors file, but no checkpoint of this version (format "
+            f"{metadata.get('format')!r}, expected {FORMAT!r}); give one written by this version's training"
+        )
+    if metadata.get("sha256") != _digest(tensors, metadata):
+        raise ValueError(f"{path} is damaged: its contents do not match its SHA-256; use another copy or checkpoint")
+    if parts is not None:
+        kept = tuple(f"{part}." for part in parts)
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(kept)}
+    config = RunConfig.from_dict(json.loads(metadata["config"]))
+    return Checkpoint(tensors, config, json.loads(metadata["info"]))
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256()
+    for key in ("format", "config", "info"):
+        digest.update(f"{key}={metadata[key]}\n".encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def export_model(path: str | Path, source: "Checkpoint | str | Path") -> Path:
+    """Write the slim form of a checkpoint: EMA generator and discriminator in float32, and the configuration.
+
+    Args:
+        path: the file to write; ``load_checkpoint`` reads it.
+        source: a training checkpoint, or its path.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
+    tensors = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in checkpoint.tensors.items()
+        if name.startswith(("ema.", "discriminator."))
+    }
+    write_checkpoint(path, tensors, checkpoint.config, checkpoint.info)
+    return Path(path)
+
+
+def load_checkpoint(path: str | Path) -> tuple[Generator, Discriminator, RunConfig]:
+    """Read the networks of a training checkpoint or a slim export; no code from the file runs.
+
+    Args:
+        path: the file, or a run's folder: then its ``model.safetensors``, else its newest good checkpoint.
+    Returns:
+        The generator (its EMA) and the discriminator, on the CPU in evaluation mode, and the run's configuration.
+    Raises:
+        FileNotFoundError: there is no such file, or no checkpoint in the folder.
+        ValueError: the file is no checkpoint, is truncated or damaged, or does not fit this version's networks.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _file_of_run(path)
+    checkpoint = read_checkpoint(path, ("ema", "discriminator"))
+    generator, discriminator = build_networks(checkpoint.config)
+    for part, network in (("ema", generator), ("discriminator", discriminator)):
+        try:
+            network.load_state_dict(checkpoint.part(part))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} does not fit its own configuration: {reason}; use another checkpoint") from None
+    return generator.eval(), discriminator.eval(), checkpoint.config
+
+
+def build_networks(config: RunConfig) -> tuple[Generator, Discriminator]:
+    """Both networks with initial weights drawn from the run's seed; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        return Generator(config.model), Discriminator(config.model)
+
+
+def _file_of_run(folder: Path) -> Path:
+    if (folder / MODEL_FILE).is_file():
+        return folder / MODEL_FILE
+    newest = latest_checkpoint(folder / CHECKPOINT_FOLDER)
+    if newest is None:
+        raise FileNotFoundError(f"{folder} holds neither {MODEL_FILE} nor a checkpoint; give a file or a run's folder")
+    return newest
+
+
+def checkpoint_path(folder: str | Path, step: int) -> Path:
+    """``folder/step_00001234.safetensors``"""
+    return Path(folder) / f"step_{step:08d}.safetensors"
+
+
+def checkpoint_files(folder: str | Path) -> list[Path]:
+    """The checkpoints of a folder, newest first, unchecked."""
+    return sorted(Path(folder).glob("step_*.safetensors"), reverse=True)
+
+
+def latest_checkpoint(folder: str | Path) -> Path | None:
+    """Path of the newest checkpoint that is whole, or None; a damaged one is passed over and said in one line."""
+    found = read_latest(folder)
+    return found[0] if found else None
+
+
+def read_latest(folder: str | Path) -> tuple[Path, Checkpoint] | None:
+    """The newest checkpoint that is whole, read; a damaged one is passed over and said in one line."""
+    files = checkpoint_files(folder)
+    for position, path in enumerate(files):
+        try:
+            return path, read_checkpoint(path)
+        except ValueError as error:
+            older = files[position + 1 :]
+            remedy = f"using the one before it, {older[0].name}" if older else "no older one is left"
+            print(f"warning: {error}; {remedy}", flush=True)
+    return None
+
+
+def remove_old_checkpoints(folder: str | Path, keep: int, protected: Path | None = None) -> None:
+    """Delete all but the ``keep`` newest, and ``protected``."""
+    for path in checkpoint_files(folder)[keep:]:
+        if path != protected:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,90 @@
+"""One process or many: the same command under ``torchrun --nproc-per-node N``.
+
+Each process trains on its slice of the global batch; DistributedDataParallel averages the gradients. Process 0 alone
+reads checkpoints and writes files.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# Process 0 evaluates alone while the others wait for it, which on ImageNet takes longer than the default 10 minutes.
+TIMEOUT = timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all: ``rank`` 0 ... ``count`` - 1, and its device."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def part(self, batch: Tensor) -> Tensor:
+        """This process's equal share of a global (micro-)batch, along the first axis."""
+        return batch if self.count == 1 else batch.chunk(self.count)[self.rank]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is raised in any process; every process must ask."""
+        if self.count == 1:
+            return flag
+        raised = torch.tensor([float(flag)], device=self.device)
+        dist.all_reduce(raised, dist.ReduceOp.MAX)
+        return bool(raised.item())
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The values averaged over the processes; every process must ask."""
+        if self.count == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total / self.count
+
+    def from_first(self, value: Any) -> Any:
+        """The first process's value, in every process."""
+        if self.count == 1:
+            return value
+        holder = [value]
+        dist.broadcast_object_list(holder, src=0, device=self.device)
+        return holder[0]
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.count > 1:
+            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+
+@contextmanager
+def processes(device: str | torch.device | None = None) -> Iterator[Processes]:
+    """Join the process group that torchrun announces, or stand alone; leave it at the end.
+
+    Args:
+        device: None takes a GPU where there is one (each process its own), else the CPU.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", device.index or 0)))
+        torch.cuda.set_device(device)
+    if count == 1 or dist.is_initialized():
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        yield Processes(rank, count if count == 1 else dist.get_world_size(), device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
