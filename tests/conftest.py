@@ -3,8 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# A busy machine is not a bug: an example may take as long as it needs.
+settings.register_profile("ylg", deadline=None)
+settings.load_profile("ylg")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import math
 import re
 import runpy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -107,19 +107,17 @@ def register_pattern(name: str, build: Build, full_information: bool = True, abo
         raise ValueError(f"a pattern's name is a letter, then letters, digits, '_' or '-'; got {name!r}")
     if name in _BUILT_IN or name in _RESERVED or re.fullmatch(r"butterfly\d*", name):
         raise ValueError(f"{name!r} is a name of the package itself; choose another")
-    mine = Pattern(name, 1, build, full_information=full_information, about=about)
-    supported, refusal = 0, None
+    mine, refusal = None, None
     for n in (16, 17, 36, 64):
         try:
-            steps = sparse_steps(build(n, math.isqrt(n)))
+            steps = build(n, math.isqrt(n))
         except ValueError as error:  # a size may be unsupported, but not every size
-            refusal = error
+            refusal = refusal or error
             continue
-        mine = replace(mine, num_steps=len(steps))
+        mine = mine or Pattern(name, len(steps), build, full_information=full_information, about=about)
         _checked_steps(mine, n, math.isqrt(n))
-        supported += 1
-    if not supported:
-        raise ValueError(f"pattern {name!r} could not be built for n = 16, 17, 36 or 64: {refusal}") from refusal
+    if mine is None:
+        raise ValueError(f"pattern {name!r} cannot be built for n = 16, 17, 36 or 64: {refusal}") from refusal
     _REGISTRY[name] = mine
     return mine
 
@@ -134,7 +132,9 @@ def load_patterns(path: str | Path) -> tuple[str, ...]:
         ValueError: there is no such file, or it registers nothing.
     """
     if not Path(path).is_file():
-        raise ValueError(f"no file {str(path)!r} to load patterns from; give a Python file that registers some")
+        raise ValueError(
+            f"no file {str(path)!r} to load patterns from; give a Python file that registers some"
+        )
     before = dict(_REGISTRY)
     runpy.run_path(str(path))
     names = tuple(name for name, found in _REGISTRY.items() if before.get(name) is not found)
@@ -174,7 +174,7 @@ def sparse_step_masks(name: str | Pattern, n: int, stride: int | None = None) ->
     return tuple(step.copy() for step in _checked_steps(chosen, int(n), stride))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)  # a large n takes tens of megabytes
 def _checked_steps(chosen: Pattern, n: int, stride: int) -> tuple[csr_array, ...]:
     """Build, and refuse what attention could not use: wrong shapes, rows without a key, false claims."""
     steps = tuple(step.copy() for step in sparse_steps(chosen.build(n, stride)))
@@ -252,7 +252,9 @@ def _strided(n: int, stride: int, original: bool = False) -> tuple[csr_array, cs
     starts = np.maximum(i - stride + 1, 0)
     stops = i + 1 if original else np.where(i >= n - stride, n, i + 1)
     residue = i % stride
-    return _progressions(starts, stops - starts, 1), _progressions(residue, -(-(n - residue) // stride), stride)
+    return _progressions(starts, stops - starts, 1), _progressions(
+        residue, -(-(n - residue) // stride), stride
+    )
 
 
 def _butterfly(num_steps: int, n: int, stride: int) -> tuple[csr_array, ...]:
@@ -330,6 +332,7 @@ def _butterfly_stride(num_steps: int, n: int) -> int:
     return _radices(n, num_steps)[0]
 
 
+@lru_cache(maxsize=64)  # so that a name always gives the same, equal Pattern
 def butterfly(num_steps: int, name: str | None = None) -> Pattern:
     """The butterfly of ``num_steps`` steps, each row with about n^(1/p) entries per step."""
     if not is_whole(num_steps) or num_steps < 1:
@@ -354,8 +357,12 @@ _BUILT_IN = {
         Pattern("strided", 2, _strided, proven=True, about="a window, then every s-th position"),
         butterfly(2, "butterfly"),
         Pattern("star", 2, _star, proven=True, about="negative control: all through position 0"),
-        Pattern("ltr_original", 2, partial(_ltr, original=True), full_information=False, about="ltr as published"),
-        Pattern("rtl_original", 2, partial(_rtl, original=True), full_information=False, about="rtl as published"),
+        Pattern(
+            "ltr_original", 2, partial(_ltr, original=True), full_information=False, about="ltr as published"
+        ),
+        Pattern(
+            "rtl_original", 2, partial(_rtl, original=True), full_information=False, about="rtl as published"
+        ),
         Pattern(
             "strided_original",
             2,
