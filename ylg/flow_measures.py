@@ -18,6 +18,7 @@ from ylg.reach import count_reached, reached
 Steps = Sequence[csr_array]
 
 _ENTRIES_AT_ONCE = 1 << 23  # of a dense slice of an [n, n] product
+DENSE_UP_TO = 512  # positions: beyond, spectra come from iterations with sparse steps
 
 
 def path_counts(steps: Steps) -> tuple[int, float, int]:
@@ -58,7 +59,7 @@ def _walk(steps: Steps) -> np.ndarray | LinearOperator:
     """The product of the averages: a matrix while that is quick to decompose, beyond that an operator."""
     averages = averaging(steps)
     n = averages[0].shape[0]
-    if n <= 512:
+    if n <= DENSE_UP_TO:
         return reduce(lambda done, step: step @ done, averages[1:], averages[0].toarray())
 
     def forwards(x: np.ndarray) -> np.ndarray:
@@ -97,8 +98,9 @@ def congestion(steps: Steps) -> float:
         arriving.append(step @ arriving[-1])
     for step in reversed(counts):
         leaving.insert(0, step.T @ leaving[0])
-    total = arriving[-1].sum()
-    return max((float((a * b).max() / total) for a, b in zip(arriving[1:-1], leaving[1:-1], strict=True)), default=0.0)
+    total = max(arriving[-1].sum(), 1.0)  # without any path there is nothing to share
+    through = (float((a * b).max()) for a, b in zip(arriving[1:-1], leaving[1:-1], strict=True))
+    return float(max(through, default=0.0) / total)
 
 
 def half_to_half_flow(steps: Steps) -> tuple[int, int]:

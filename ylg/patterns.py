@@ -132,9 +132,7 @@ def load_patterns(path: str | Path) -> tuple[str, ...]:
         ValueError: there is no such file, or it registers nothing.
     """
     if not Path(path).is_file():
-        raise ValueError(
-            f"no file {str(path)!r} to load patterns from; give a Python file that registers some"
-        )
+        raise ValueError(f"no file {str(path)!r} to load patterns from; give a Python file that registers some")
     before = dict(_REGISTRY)
     runpy.run_path(str(path))
     names = tuple(name for name, found in _REGISTRY.items() if before.get(name) is not found)
@@ -252,9 +250,7 @@ def _strided(n: int, stride: int, original: bool = False) -> tuple[csr_array, cs
     starts = np.maximum(i - stride + 1, 0)
     stops = i + 1 if original else np.where(i >= n - stride, n, i + 1)
     residue = i % stride
-    return _progressions(starts, stops - starts, 1), _progressions(
-        residue, -(-(n - residue) // stride), stride
-    )
+    return _progressions(starts, stops - starts, 1), _progressions(residue, -(-(n - residue) // stride), stride)
 
 
 def _butterfly(num_steps: int, n: int, stride: int) -> tuple[csr_array, ...]:
@@ -357,12 +353,8 @@ _BUILT_IN = {
         Pattern("strided", 2, _strided, proven=True, about="a window, then every s-th position"),
         butterfly(2, "butterfly"),
         Pattern("star", 2, _star, proven=True, about="negative control: all through position 0"),
-        Pattern(
-            "ltr_original", 2, partial(_ltr, original=True), full_information=False, about="ltr as published"
-        ),
-        Pattern(
-            "rtl_original", 2, partial(_rtl, original=True), full_information=False, about="rtl as published"
-        ),
+        Pattern("ltr_original", 2, partial(_ltr, original=True), full_information=False, about="ltr as published"),
+        Pattern("rtl_original", 2, partial(_rtl, original=True), full_information=False, about="rtl as published"),
         Pattern(
             "strided_original",
             2,

@@ -156,9 +156,7 @@ def test_large_grids_stay_sparse():
 
 @pytest.mark.parametrize("num_heads", [0, -4, 1, 2, 3, 6, 2.0])
 def test_heads_that_do_not_divide_among_the_steps_are_refused(num_heads):
-    with pytest.raises(
-        ValueError, match=rf"num_heads={num_heads!r} is not a multiple of 4, .*'ltr_rtl' .*use 4, 8"
-    ):
+    with pytest.raises(ValueError, match=rf"num_heads={num_heads!r} is not a multiple of 4, .*'ltr_rtl' .*use 4, 8"):
         ylg.head_masks("ltr_rtl", (4, 4), num_heads=num_heads)
 
 

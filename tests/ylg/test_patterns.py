@@ -195,9 +195,7 @@ def test_a_registered_pattern_works_like_the_packages_own():
 
 @pytest.mark.usefixtures("registry")
 def test_a_false_claim_is_refused_with_the_unreachable_pair_named():
-    with pytest.raises(
-        ValueError, match=r"'ring' claims full .* n=16, stride=4 no path leads from input 12 to"
-    ):
+    with pytest.raises(ValueError, match=r"'ring' claims full .* n=16, stride=4 no path leads from input 12 to"):
         ylg.register_pattern("ring", ring)
     assert "ring" not in patterns.pattern_names()
     ylg.register_pattern("ring", ring, full_information=False)

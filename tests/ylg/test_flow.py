@@ -1,0 +1,268 @@
+"""Flow: the boolean product against networkx paths, the maximum flow against networkx, and figures known for 256."""
+
+import math
+from itertools import pairwise
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.sparse import csr_array
+
+import ylg
+from ylg import flow_measures, reach
+from ylg.orders import ORDERS
+
+any_steps = st.tuples(st.integers(1, 3), st.integers(1, 7)).flatmap(
+    lambda size: arrays(bool, (size[0], size[1], size[1]), elements=st.booleans())
+)
+
+
+@given(steps=any_steps)
+def test_the_boolean_product_agrees_with_paths_in_the_graph(steps):
+    p, n = len(steps), steps.shape[1]
+    graph = ylg.information_flow_graph(steps)
+    joined = {(i, j) for j in range(n) for i in range(n) if nx.has_path(graph, (0, j), (p, i))}
+    report = ylg.flow_report(steps)
+    assert ylg.has_full_information(steps) == report["full_information"] == (len(joined) == n * n)
+    assert report["unreachable_pairs"] == n * n - len(joined)
+    if report["unreachable_pair"] is not None:
+        assert report["unreachable_pair"] not in joined
+    else:
+        assert len(joined) == n * n
+
+
+@given(steps=any_steps)
+def test_path_counts_and_congestion_agree_with_the_paths_themselves(steps):
+    p, n = len(steps), steps.shape[1]
+    graph = ylg.information_flow_graph(steps)
+    paths = {(i, j): list(nx.all_simple_paths(graph, (0, j), (p, i), cutoff=p)) for i in range(n) for j in range(n)}
+    counts = [len(between) for between in paths.values()]
+    report = ylg.flow_report(steps)
+    assert (report["min_paths"], report["max_paths"]) == (min(counts), max(counts))
+    assert report["mean_paths"] == pytest.approx(np.mean(counts))
+    middles = [vertex for between in paths.values() for path in between for vertex in path[1:-1]]
+    busiest = max((middles.count(vertex) for vertex in set(middles)), default=0)
+    assert report["congestion"] == pytest.approx(busiest / max(sum(counts), 1))
+
+
+@settings(max_examples=50)
+@given(steps=any_steps)
+def test_the_half_to_half_flow_agrees_with_networkx(steps):
+    p, n = len(steps), steps.shape[1]
+    split = nx.DiGraph()
+    for vertex in (graph := ylg.information_flow_graph(steps)):
+        split.add_edge((vertex, "in"), (vertex, "out"), capacity=1)
+    split.add_edges_from(((tail, "out"), (head, "in")) for tail, head in graph.edges)  # no capacity: unbounded
+    split.add_nodes_from(["source", "target"])
+
+    def flow(inputs, outputs):
+        network = split.copy()
+        network.add_edges_from(("source", ((0, j), "in")) for j in inputs)
+        network.add_edges_from((((p, i), "out"), "target") for i in outputs)
+        return nx.maximum_flow_value(network, "source", "target")
+
+    first, second = range(n // 2), range(n // 2, n)
+    report = ylg.flow_report(steps)
+    assert report["flow_forward"] == flow(first, second)
+    assert report["flow_backward"] == flow(second, first)
+
+
+@given(steps=any_steps)
+def test_layers_until_full_agree_with_matrix_powers(steps):
+    n = steps.shape[1]
+    sequential = np.eye(n, dtype=bool)
+    for step in steps:
+        sequential = step.astype(int) @ sequential > 0
+    report = ylg.flow_report(steps)
+    for layer, key in ((sequential, "layers_sequential"), (steps.any(axis=0), "layers_parallel")):
+        power, expected = layer, None
+        for count in range(1, n * n + 2):  # Wielandt: a primitive matrix is full by the power n^2 - 2n + 2
+            if power.all():
+                expected = count
+                break
+            power = layer.astype(int) @ power > 0
+        assert report[key] == expected
+
+
+@given(steps=any_steps)
+def test_degrees_and_edges_are_row_and_column_sums(steps):
+    report = ylg.flow_report(steps)
+    assert report["edges"] == steps.sum() and report["edges_per_step"] == steps.sum((1, 2)).tolist()
+    assert report["max_row_degree"] == steps.sum(2).max(1).tolist()
+    assert report["max_column_degree"] == steps.sum(1).max(1).tolist()
+    assert report["mean_row_degree"] == pytest.approx(steps.sum(2).mean(1).tolist())
+    assert report["max_degree"] == steps.sum(2).max()
+    assert report["edge_bound"] == pytest.approx(len(steps) * steps.shape[1] ** (1 + 1 / len(steps)))
+
+
+# n = 256, stride 16: edges, unreachable pairs, min and max paths, second eigenvalue, smallest share, congestion,
+# flow from half to half and back. Strided is the published form.
+KNOWN = {
+    "ltr": (6512, 0, 1, 2, 0.059, 0.94, 0.061, 8, 8),
+    "rtl": (6512, 0, 1, 2, 0.059, 0.94, 0.061, 8, 8),
+    "fixed": (4352, 32640, 0, 1, 0.50, 0.0, 0.117, 8, 0),
+    "strided_original": (8072, 1920, 0, 1, 0.031, 0.0, 0.004, 128, 128),
+    "butterfly": (8192, 0, 1, 1, 0.000, 1.00, 0.004, 128, 128),
+    "star": (1022, 0, 1, 2, 0.50, 0.50, 0.996, 1, 1),
+}
+KEYS = [
+    "edges",
+    "unreachable_pairs",
+    "min_paths",
+    "max_paths",
+    "second_eigenvalue",
+    "smallest_share",
+    "congestion",
+]
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_report_reproduces_the_figures_known_for_256_positions(name):
+    report = ylg.flow_report(ylg.step_masks(name, 256))
+    found = [report[key] for key in [*KEYS, "flow_forward", "flow_backward"]]
+    rounded = [
+        *found[:4],
+        *(round(value, digits) for value, digits in zip(found[4:7], (3, 2, 3), strict=True)),
+    ]
+    assert (*rounded, *found[7:]) == pytest.approx(KNOWN[name])
+    assert report["full_information"] == (KNOWN[name][1] == 0)
+
+
+# 16x16 grid, blocks of 16: mean distance inside a block, neighbours together, mean and largest relay distance of ltr.
+ON_THE_GRID = {
+    "raster": (5.67, 0.50, 7.50, 15.0),
+    "manhattan": (5.41, 0.325, 1.93, 5.4),
+    "hilbert": (2.14, 0.80, 1.86, 4.0),
+    "morton": (2.14, 0.80, 1.80, 4.2),
+    "snake": (5.67, 0.50, 3.64, 7.1),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_report_reproduces_the_figures_known_for_orders_of_a_16x16_grid(order):
+    report = ylg.flow_report(ylg.step_masks("ltr", 256), (16, 16), order)
+    keys = ["block_distance", "neighbours_together", "relay_distance", "max_relay_distance"]
+    found = [round(report[key], digits) for key, digits in zip(keys, (2, 3, 2, 1), strict=True)]
+    assert found == pytest.approx(ON_THE_GRID[order]) and report["relays"] == 16
+
+
+@settings(max_examples=30)
+@given(
+    rows=st.integers(2, 5),
+    cols=st.integers(2, 5),
+    order=st.sampled_from(sorted(ORDERS)),
+    name=st.sampled_from(["ltr", "rtl", "fixed", "strided", "star"]),
+)
+def test_the_measures_on_the_grid_equal_their_definition_by_loops(rows, cols, order, name):
+    n = rows * cols
+    stride = math.isqrt(n)
+    steps = ylg.step_masks(name, n)
+    place = [divmod(cell, cols) for cell in ylg.grid_order(rows, cols, order).tolist()]
+    block = [i // stride for i in range(n)]
+    pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
+    touching = [(i, j) for i, j in pairs if abs(place[i][0] - place[j][0]) + abs(place[i][1] - place[j][1]) == 1]
+    relays = {j for i, j in pairs if steps[-1, i, j] and block[i] != block[j]}
+    nearest = [min((math.dist(place[i], place[j]) for j in relays), default=None) for i in range(n)]
+    report = ylg.flow_report(steps, (rows, cols), order)
+    inside = [math.dist(place[i], place[j]) for i, j in pairs if block[i] == block[j]]
+    assert report["block_distance"] == pytest.approx(np.mean(inside))
+    assert report["neighbours_together"] == pytest.approx(np.mean([block[i] == block[j] for i, j in touching]))
+    assert report["relays"] == len(relays)
+    assert report["relay_distance"] == (pytest.approx(np.mean(nearest)) if relays else None)
+    assert report["max_relay_distance"] == (pytest.approx(max(nearest)) if relays else None)
+    for step, distance in zip(steps, report["step_distance"], strict=True):
+        assert distance == pytest.approx(np.mean([math.dist(place[i], place[j]) for i, j in pairs if step[i, j]]))
+
+
+@pytest.mark.parametrize("name", ["ltr", "strided_original", "star", "butterfly", "butterfly3"])
+def test_spectral_measures_agree_with_dense_linear_algebra_beyond_the_size_of_dense_matrices(name, monkeypatch):
+    steps = ylg.sparse_step_masks(name, 144)
+    product = np.eye(144)
+    for step in steps:
+        product = (step / step.sum(axis=1)[:, None]).toarray() @ product
+    monkeypatch.setattr(flow_measures, "DENSE_UP_TO", 0)
+    singular, eigen = (
+        np.linalg.svd(product, compute_uv=False)[1],
+        np.sort(np.abs(np.linalg.eigvals(product)))[-2],
+    )
+    assert flow_measures.second_singular_value(steps) == pytest.approx(singular, abs=1e-7)
+    assert flow_measures.second_eigenvalue(steps) == pytest.approx(eigen, abs=1e-7)
+    assert flow_measures.smallest_share(steps) == pytest.approx(144 * product.min())
+
+
+@pytest.mark.parametrize("n", [1, 5, 63, 64, 65, 130])
+def test_bits_agree_with_the_dense_product_however_small_the_pieces(n, monkeypatch):
+    random = np.random.default_rng(n)
+    steps = [csr_array(random.random((n, n)) < 0.1) for _ in range(3)]  # some rows are empty
+    expected = np.eye(n)
+    for step in steps:
+        expected = (step.toarray() @ expected > 0).astype(float)
+    for budget in (1, 100, 1 << 20):
+        monkeypatch.setattr(reach, "_BUDGET", budget)
+        assert (np.unpackbits(reach.reached(steps), axis=1, count=n) == expected).all()
+
+
+def test_the_graph_carries_what_is_needed_to_draw_it():
+    graph = ylg.information_flow_graph(ylg.step_masks("ltr", 9))
+    assert graph.graph == {"num_steps": 2, "num_positions": 9}
+    assert set(graph) == {(layer, position) for layer in range(3) for position in range(9)}
+    assert graph.nodes[2, 4] == {"layer": 2, "position": 4, "pos": (2.0, -4.0)}
+    assert graph.has_edge((0, 3), (1, 4)) and not graph.has_edge((0, 4), (1, 3))
+    assert all(data == {"step": head[0]} and tail[0] == head[0] - 1 for tail, head, data in graph.edges(data=True))
+    assert all(nx.has_path(graph, (0, j), (2, i)) for i in range(9) for j in range(9))
+
+
+def test_one_entry_of_a_mask_decides():
+    steps = ylg.step_masks("butterfly", 16)  # one path between any two positions, so every entry counts
+    for step, i, j in torch.nonzero(steps).tolist():
+        mutated = steps.clone()
+        mutated[step, i, j] = False
+        assert ylg.has_full_information(steps) and not ylg.has_full_information(mutated)
+
+
+def test_all_forms_of_masks_give_one_answer():
+    dense = ylg.step_masks("strided", 30)
+    forms = [
+        dense,
+        dense.numpy(),
+        list(dense),
+        list(dense.numpy()),
+        list(ylg.sparse_step_masks("strided", 30)),
+    ]
+    reports = [ylg.flow_report(form, grid=(5, 6)) for form in forms]
+    assert all(one == other for one, other in pairwise(reports))
+
+
+@pytest.mark.parametrize(
+    ("masks", "words"),
+    [
+        (torch.ones(2, 4, 4), "step 1 is of float32; masks are bool"),
+        (torch.ones(4, 4, dtype=torch.bool), r"shape \(4, 4\) must be \[num_steps, n, n\]"),
+        (torch.ones(2, 4, 5, dtype=torch.bool), r"step 1 has shape \(4, 5\)"),
+        (torch.ones(0, 4, 4, dtype=torch.bool), "masks holds no step"),
+        (torch.ones(1, 0, 0, dtype=torch.bool), r"step 1 has shape \(0, 0\)"),
+        ([torch.ones(4, 4, dtype=torch.bool), torch.ones(5, 5, dtype=torch.bool)], "different sizes"),
+    ],
+)
+@pytest.mark.parametrize("function", [ylg.has_full_information, ylg.information_flow_graph, ylg.flow_report])
+def test_masks_that_are_not_steps_are_refused_by_value_and_remedy(function, masks, words):
+    with pytest.raises(ValueError, match=words):
+        function(masks)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (dict(grid=(3, 5)), r"grid=\(3, 5\) has 15 cells, but the masks have n=16"),
+        (dict(grid=16), "grid=16 must be"),
+        (dict(stride=0), "stride=0 must be between 1 and n=16; leave it out for 4"),
+        (dict(grid=(4, 4), order="spiral"), "unknown order 'spiral'"),
+    ],
+)
+def test_a_report_on_an_impossible_grid_is_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        ylg.flow_report(ylg.step_masks("ltr", 16), **arguments)
