@@ -9,13 +9,9 @@ evaluation mode, and always divides by sigma, where the paper's residual weights
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-
-
-def _unit(vector: Tensor, epsilon: float) -> Tensor:
-    """``vector`` scaled to length 1; ``epsilon`` bounds its squared length from below."""
-    return vector * vector.dot(vector).clamp_min(epsilon).rsqrt()
 
 
 class SpectralNorm(nn.Module):
@@ -46,13 +42,16 @@ class SpectralNorm(nn.Module):
         """The scalar that ``weight`` is divided by, differentiable in ``weight``; stores u' in training mode."""
         with torch.autocast(weight.device.type, enabled=False):
             dtype = torch.promote_types(weight.dtype, torch.float32)
+            smallest_length = self.epsilon**0.5
             matrix = weight.flatten(1).to(dtype)
             with torch.no_grad():
-                v = _unit(torch.mv(matrix, self.u.flatten().to(dtype)), self.epsilon)
-                u = _unit(torch.mv(matrix.T, v), self.epsilon)
+                v = F.normalize(torch.mv(matrix, self.u.flatten().to(dtype)), dim=0, eps=smallest_length)
+            image_of_v = torch.mv(matrix.T, v)
+            with torch.no_grad():
+                u = F.normalize(image_of_v, dim=0, eps=smallest_length)
                 if self.training:
                     self.u.copy_(u.view_as(self.u))
-            sigma = v.dot(torch.mv(matrix, u))
+            sigma = u.dot(image_of_v)
             return sigma.clamp_min(1.0) if self.bounded else sigma
 
     def forward(self, weight: Tensor) -> Tensor:
