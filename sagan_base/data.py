@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sagan_base.data_sources import decoding, digits, folder
+from sagan_base.data_sources import cifar10, decoding, digits, fashion_mnist, folder
 from sagan_base.data_sources.pictures import RESIZE_RULE
 
 SPLITS = ("train", "test")
@@ -55,7 +55,8 @@ class ImageData:
         if low < 0 or high >= len(self.class_names):
             raise ValueError(f"labels range over {low}..{high}, but there are {len(self.class_names)} class names")
         if not self.fingerprint:
-            object.__setattr__(self, "fingerprint", _fingerprint(self.images, self.labels, self.class_names))
+            computed = _fingerprint(self.images.shape, _digest(self.images), self.labels, self.class_names)
+            object.__setattr__(self, "fingerprint", computed)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -98,8 +99,7 @@ class ImageData:
             [
                 f"data: {self.name}, {len(self):,} {kind} images of {self.resolution}x{self.resolution}, "
                 f"values {int(sample.min())}..{int(sample.max())} of 0..255 (shown to the networks as -1..1)",
-                f"  {self.num_classes} {'class' if self.num_classes == 1 else 'classes'}, "
-                f"{min(counts):,} to {max(counts):,} images each: {', '.join(shown)}",
+                f"  {self.num_classes} {'class' if self.num_classes == 1 else 'classes'}: {', '.join(shown)}",
                 f"  source: {self.source or 'given as arrays'}; fingerprint {self.fingerprint[:12]}",
                 *(f"  warning: {note}" for note in (*self.notes, *empty)),
             ]
@@ -149,10 +149,24 @@ def _load_digits(path: str, resolution: int, channels: int | None, split: str, c
     return _from_arrays("digits", *digits.load(resolution, channels, split))
 
 
+def _load_fashion_mnist(path: str, resolution: int, channels: int | None, split: str, cache: Path) -> ImageData:
+    return _from_arrays("fashion-mnist", *fashion_mnist.load(path, resolution, channels, split, cache))
+
+
+def _load_cifar10(path: str, resolution: int, channels: int | None, split: str, cache: Path) -> ImageData:
+    return _from_arrays("cifar10", *cifar10.load(path, resolution, channels, split, cache))
+
+
 def _load_folder(path: str, resolution: int, channels: int | None, split: str, cache: Path) -> ImageData:
     if not path:
         raise ValueError("folder: needs a path, as in folder:my_images")
     return _from_listing(folder.list_folder(path, split), Path(path), resolution, channels, cache)
+
+
+def _load_imagenet(path: str, resolution: int, channels: int | None, split: str, cache: Path) -> ImageData:
+    if not path:
+        raise ValueError("imagenet: needs a path, as in imagenet:/data/ILSVRC2012, the folder that has train/")
+    return _from_listing(folder.list_split_folder(path, split), Path(path), resolution, channels or 3, cache)
 
 
 def _from_arrays(
@@ -163,34 +177,46 @@ def _from_arrays(
 
 
 def _from_listing(listing: folder.Listing, root: Path, resolution: int, channels: int | None, cache: Path) -> ImageData:
-    pixels = torch.from_numpy(decoding.decode(listing, resolution, channels or 3, cache))
-    if channels is None and _is_grey(pixels):
-        pixels = pixels[:, :1]
+    decoded = decoding.decode(listing, resolution, channels or 3, cache)
+    images = torch.from_numpy(decoded.pixels)
+    if channels is None and decoded.is_grey:
+        images = images[:, :1]
+    labels = torch.tensor(listing.labels, dtype=torch.int64)
     notes = []
     if len(listing.class_names) == 1:
         notes.append("a single class: networks trained on it are unconditional; for labels, use one sub-folder a class")
     if listing.ignored:
         notes.append(f"sub-folders without images, ignored: {', '.join(listing.ignored[:5])}")
-    name = root.expanduser().resolve().name
-    source = f"{listing.root} ({RESIZE_RULE})"
-    labels = torch.tensor(listing.labels, dtype=torch.int64)
-    return ImageData(name, pixels, labels, listing.class_names, source=source, notes=tuple(notes))
+    return ImageData(
+        name=root.expanduser().resolve().name,
+        images=images,
+        labels=labels,
+        class_names=listing.class_names,
+        fingerprint=_fingerprint(images.shape, decoded.digest, labels, listing.class_names),
+        source=f"{listing.root} ({RESIZE_RULE})",
+        notes=tuple(notes),
+    )
 
 
-def _is_grey(pixels: Tensor) -> bool:
-    """Whether every picture has three equal channels; the first colourful one ends the search."""
-    return all(bool((part == part[:, :1]).all()) for part in pixels.split(256))
-
-
-def _fingerprint(images: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> str:
-    header = f"{tuple(images.shape)}\n{RESIZE_RULE}\n{class_names}\n"
-    digest = hashlib.sha256(header.encode())
+def _digest(images: Tensor) -> str:
+    digest = hashlib.sha256()
     for part in images.split(1024):
         digest.update(part.cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _fingerprint(shape: torch.Size, pixel_digest: str, labels: Tensor, class_names: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(f"{tuple(shape)}\n{pixel_digest}\n{RESIZE_RULE}\n{class_names}\n".encode())
     digest.update(labels.cpu().contiguous().numpy())
     return digest.hexdigest()
 
 
 Loader = Callable[[str, int, int | None, str, Path], ImageData]
-SOURCES: dict[str, Loader] = {"digits": _load_digits, "folder": _load_folder}
-USAGE = ("digits", "folder:PATH")
+SOURCES: dict[str, Loader] = {
+    "digits": _load_digits,
+    "fashion-mnist": _load_fashion_mnist,
+    "cifar10": _load_cifar10,
+    "folder": _load_folder,
+    "imagenet": _load_imagenet,
+}
+USAGE = ("digits", "fashion-mnist[:FOLDER]", "cifar10[:FOLDER]", "folder:PATH", "imagenet:PATH")

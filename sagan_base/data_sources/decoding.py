@@ -8,7 +8,8 @@ each finished chunk of files is marked in a small file beside the array.
 import hashlib
 import json
 import os
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,78 +20,113 @@ from sagan_base.atomic import atomic_write
 from sagan_base.data_sources.folder import Listing
 from sagan_base.data_sources.pictures import RESIZE_RULE, quiet_decoding, read_square
 
-SMALL = 2000  # fewer files than this are decoded in a second or two, so nothing is kept
+SMALL_FILES, SMALL_BYTES = 2000, 64 << 20  # up to both, decoding takes a second or two, so nothing is kept
 CHUNK = 256  # files a thread takes at a time, and what a kill can cost
 
 
-def decode(listing: Listing, resolution: int, channels: int, cache: Path, progress: bool = True) -> np.ndarray:
-    """The listing's pictures as uint8 [N, channels, resolution, resolution], memory-mapped from ``cache``.
+@dataclass(frozen=True)
+class Decoded:
+    """Pictures of one size.
 
-    The file's name holds a hash of the paths, sizes, modification times and labels, of the size and of the resize
+    Attributes:
+        pixels: uint8 [N, channels, resolution, resolution].
+        digest: hex SHA-256 of the pixels.
+        is_grey: whether the channels of every picture are equal.
+    """
+
+    pixels: np.ndarray
+    digest: str
+    is_grey: bool
+
+
+def decode(listing: Listing, resolution: int, channels: int, cache: Path, progress: bool = True) -> Decoded:
+    """The listing's pictures in memory where they are few, and memory-mapped from ``cache`` otherwise.
+
+    The kept file's name holds a hash of the paths, sizes, modification times and labels, of the size and of the resize
     rule, so a changed folder is decoded anew. Several processes may call this at once: one decodes, the others wait.
 
     Raises:
         ValueError: a file is no readable image.
     """
     shape = (len(listing.files), channels, resolution, resolution)
-    if len(listing.files) < SMALL:
+    states = [file.stat() for file in listing.files]
+    if len(states) <= SMALL_FILES and sum(state.st_size for state in states) <= SMALL_BYTES:
         pixels = np.empty(shape, np.uint8)
-        with quiet_decoding():
-            for target, file in zip(pixels, listing.files, strict=True):
-                target[:] = read_square(file, resolution, channels)
-        return pixels
-    path = cache / "images" / f"{listing.root.name}-{resolution}x{resolution}x{channels}-{_key(listing, shape)}.npy"
+        _decode_rows(listing, pixels, np.zeros(_num_chunks(listing), np.uint8), progress=False)
+        return Decoded(pixels, *_examine(pixels))
+    name = f"{listing.root.name}-{resolution}x{resolution}x{channels}-{_key(listing, states, shape)}"
+    path = cache / "images" / f"{name}.npy"
+    facts = path.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
             _decode_into(path, listing, shape, progress)
-    # Copy-on-write: torch wants a writable array, and nothing it writes reaches the file.
-    return np.load(path, mmap_mode="c")
+        # Copy-on-write: torch wants a writable array, and nothing it writes reaches the file.
+        pixels = np.load(path, mmap_mode="c")
+        if not facts.exists():
+            digest, is_grey = _examine(pixels)
+            with atomic_write(facts) as temporary:
+                temporary.write_text(json.dumps({"digest": digest, "is_grey": is_grey}))
+    return Decoded(pixels, **json.loads(facts.read_text()))
 
 
 def _decode_into(path: Path, listing: Listing, shape: tuple[int, ...], progress: bool) -> None:
     unfinished, marks = path.with_suffix(".unfinished.npy"), path.with_suffix(".finished_chunks")
-    chunks = range(0, len(listing.files), CHUNK)
-    if not (unfinished.exists() and marks.exists() and marks.stat().st_size == len(chunks)):
+    if not (unfinished.exists() and marks.exists() and marks.stat().st_size == _num_chunks(listing)):
         with atomic_write(unfinished) as temporary:
             np.lib.format.open_memmap(temporary, "w+", np.uint8, shape).flush()
         with atomic_write(marks) as temporary:
-            temporary.write_bytes(bytes(len(chunks)))
+            temporary.write_bytes(bytes(_num_chunks(listing)))
     pixels = np.lib.format.open_memmap(unfinished, "r+")
-    finished = np.memmap(marks, np.uint8, "r+")
-    missing = [i for i in range(len(chunks)) if not finished[i]]
-
-    def decode_chunk(i: int) -> int:
-        rows = range(chunks[i], min(chunks[i] + CHUNK, len(listing.files)))
-        for row in rows:
-            pixels[row] = read_square(listing.files[row], shape[-1], shape[1])
-        finished[i] = 1
-        return len(rows)
-
-    done = len(listing.files) - sum(min(CHUNK, len(listing.files) - chunks[i]) for i in missing)
-    with (
-        quiet_decoding(),
-        tqdm(total=len(listing.files), initial=done, unit="image", desc="decoding", disable=not progress) as bar,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        jobs = [pool.submit(decode_chunk, i) for i in missing]
-        for job in jobs:
-            job.add_done_callback(lambda job: bar.update(0 if job.cancelled() or job.exception() else job.result()))
-        try:
-            wait(jobs, return_when=FIRST_EXCEPTION)
-        finally:
-            pool.shutdown(cancel_futures=True)
-        for job in jobs:
-            if not job.cancelled():
-                job.result()
+    _decode_rows(listing, pixels, np.memmap(marks, np.uint8, "r+"), progress)
     pixels.flush()
     os.replace(unfinished, path)
     marks.unlink()
 
 
-def _key(listing: Listing, shape: tuple[int, ...]) -> str:
+def _decode_rows(listing: Listing, pixels: np.ndarray, finished: np.ndarray, progress: bool) -> None:
+    """Fill the rows of every chunk that is not yet marked in ``finished``, and mark it."""
+
+    def decode_chunk(chunk: int) -> int:
+        rows = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(listing.files)))
+        for row in rows:
+            pixels[row] = read_square(listing.files[row], pixels.shape[-1], pixels.shape[1])
+        finished[chunk] = 1
+        return len(rows)
+
+    missing = np.flatnonzero(finished == 0).tolist()
+    done = len(listing.files) - len(missing) * CHUNK
+    with (
+        quiet_decoding(),
+        tqdm(
+            total=len(listing.files), initial=max(0, done), unit="image", desc="decoding", disable=not progress
+        ) as bar,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        jobs = [pool.submit(decode_chunk, chunk) for chunk in missing]
+        try:
+            for job in as_completed(jobs):
+                bar.update(job.result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _num_chunks(listing: Listing) -> int:
+    return -(-len(listing.files) // CHUNK)
+
+
+def _examine(pixels: np.ndarray) -> tuple[str, bool]:
+    """The hex SHA-256 of the pixels, and whether every picture has equal channels."""
+    digest, is_grey = hashlib.sha256(), True
+    for start in range(0, len(pixels), CHUNK):
+        part = pixels[start : start + CHUNK]
+        digest.update(part)
+        is_grey = is_grey and bool((part == part[:, :1]).all())
+    return digest.hexdigest(), is_grey
+
+
+def _key(listing: Listing, states: list[os.stat_result], shape: tuple[int, ...]) -> str:
     digest = hashlib.sha256(json.dumps([shape, RESIZE_RULE, listing.class_names]).encode())
-    for file, label in zip(listing.files, listing.labels, strict=True):
-        state = file.stat()
+    for file, state, label in zip(listing.files, states, listing.labels, strict=True):
         digest.update(f"{file.relative_to(listing.root)}\0{state.st_size}\0{state.st_mtime_ns}\0{label}\n".encode())
     return digest.hexdigest()[:16]

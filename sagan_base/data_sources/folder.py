@@ -34,13 +34,25 @@ def list_folder(path: str | Path, split: str) -> Listing:
     if not root.is_dir():
         raise ValueError(f"no folder {root}; give an existing one, with one sub-folder of images a class")
     if (root / "train").is_dir() and _sub_folders(root / "train"):
-        training = _list_classes(root / "train")
-        return training if split == "train" else _list_test_split(root, training)
+        return list_split_folder(root, split)
     if split != "train":
         raise ValueError(
             f"{root} has no test split; lay it out as {root.name}/train/CLASS/ and {root.name}/test/CLASS/"
         )
     return _list_classes(root)
+
+
+def list_split_folder(path: str | Path, split: str) -> Listing:
+    """List the training or the test split of a folder laid out like ImageNet, train/CLASS/ and val/CLASS/.
+
+    Raises:
+        ValueError: no such folder, no pictures, no such split, or pictures that lie outside class folders.
+    """
+    root = Path(path).expanduser()
+    if not (root / "train").is_dir():
+        raise ValueError(f"{root} has no folder train; give the folder that holds train/CLASS/ (and val/CLASS/)")
+    training = _list_classes(root / "train")
+    return training if split == "train" else _list_test_split(root, training)
 
 
 def _list_test_split(root: Path, training: Listing) -> Listing:
@@ -52,7 +64,7 @@ def _list_test_split(root: Path, training: Listing) -> Listing:
     if unknown:
         raise ValueError(
             f"{found} has classes that {root / 'train'} lacks: {', '.join(unknown[:5])}; "
-            "the test split needs the same sub-folders"
+            "it needs the same sub-folders, with the images inside"
         )
     renumber = {label: training.class_names.index(name) for label, name in enumerate(test.class_names)}
     return Listing(found, test.files, tuple(renumber[y] for y in test.labels), training.class_names, test.ignored)

