@@ -1,9 +1,15 @@
 """Shared fixtures: the authors' reference data, where it lies beside the checkout."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
+
+# Without a GPU, kernels run in Triton's interpreter; it asks once, when it is first imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

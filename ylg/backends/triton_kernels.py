@@ -169,6 +169,7 @@ def query_gradient(
     normaliser = tl.load(logsumexp + q_cells, mask=q_valid, other=0)
     scale = tl.full((), scale, ACC)
 
+    row_delta = tl.zeros((BLOCK_ROWS,), ACC)
     if not ONE_BLOCK:
         out_tile = load_cells(out, q_cells, q_valid, o_cell, o_dim, DIM_V, PADDED_V).to(ACC)
         d_out_tile = load_cells(d_out, q_cells, q_valid, g_cell, g_dim, DIM_V, PADDED_V).to(ACC)

@@ -57,12 +57,18 @@ def triton_attention(
             f"backend='triton' takes head dims from 1 to {MAX_HEAD_DIM}, got {queries.shape[-1]} (queries, keys) and "
             f"{values.shape[-1]} (values); use backend='tiles'"
         )
-    tensors = [t for group in plan.groups for t in (group.query_index, group.key_index, group.tile_mask)]
-    heads = [n for g in plan.groups for n in (len(g.heads), *g.heads, *g.mask_of_head)]
+    tensors, heads = plan_arguments(plan)
     out, logsumexp = tile_attention(queries, keys, values, tensors, heads, plan.digest, scale)
     if not return_attention:
         return out
     return out, attention_map(queries, keys, logsumexp.detach(), tensors, heads, plan.digest, scale)
+
+
+def plan_arguments(plan: AttentionPlan) -> tuple[list[Tensor], list[int]]:
+    """How the operators receive a plan: three tensors a group, and the heads and masks of each, flattened."""
+    tensors = [t for group in plan.groups for t in (group.query_index, group.key_index, group.tile_mask)]
+    heads = [n for group in plan.groups for n in (len(group.heads), *group.heads, *group.mask_of_head)]
+    return tensors, heads
 
 
 # --- tile tables ------------------------------------------------------------------------------------------------

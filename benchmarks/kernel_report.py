@@ -1,0 +1,170 @@
+"""Compiles every GPU kernel for a named GPU, on a machine that has none, and prints what each one costs there.
+
+    python benchmarks/kernel_report.py                    # sm_90 (H100, H200), SAGAN's head dims
+    python benchmarks/kernel_report.py --capability 80 --dtypes float16 --dims 64x64
+
+Triton's compiler and NVIDIA's assembler run without a device. The kernels are reached through the operators
+themselves, so what is compiled is what a GPU would be given; only the launch is left out. The interpreter that the
+tests use checks values but not types, layouts, registers or shared memory: this checks those.
+
+Columns: registers a thread; spilled bytes a thread (should be 0); shared memory a program; programs that fit on one
+multiprocessor at a time; and instructions in the machine code, all of them and by kind, each counted once however
+often a loop repeats it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+    sys.exit("kernel_report.py: error: TRITON_INTERPRET is set, so kernels would be interpreted: unset it")
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+
+import ylg
+from ylg.backends import triton_ops
+from ylg.backends.triton_ops import attention_map, tile_attention, tile_attention_backward
+
+KINDS = {  # machine instructions by what keeps them waiting
+    "tensor": r"HMMA|DMMA|HGMMA|WGMMA",
+    "fma": r"FFMA|DFMA|FMUL|FADD|DMUL|DADD",
+    "ldg/stg": r"LDG|STG",
+    "lds/sts": r"LDS|STS|LDSM|STSM",
+    "shuffle": r"SHFL",
+    "barrier": r"BAR",
+    "ldl/stl": r"LDL|STL",
+}
+
+
+class OfflineDriver:
+    """Tells Triton which GPU to compile for; there is none to ask."""
+
+    def __init__(self, capability: int) -> None:
+        self.target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compile_kernels(run, capability: int) -> dict[str, triton.compiler.CompiledKernel]:
+    """What ``run()`` launches, compiled instead; by kernel name."""
+    compiled = {}
+    launch = triton.runtime.JITFunction.run
+
+    def compile_only(self, *args, **kwargs):
+        compiled[self.__name__] = launch(self, *args, **(kwargs | {"warmup": True}))
+
+    triton.runtime.driver.set_active(OfflineDriver(capability))
+    triton.runtime.JITFunction.run = compile_only
+    try:
+        run()
+    finally:
+        triton.runtime.JITFunction.run = launch
+    return compiled
+
+
+def costs(kernel: triton.compiler.CompiledKernel) -> dict[str, int]:
+    """Registers, spills, shared memory and instruction counts, read from the machine code."""
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(kernel.asm["cubin"])
+
+        def ask(tool: str, *options: str) -> str:
+            return subprocess.run([tools / tool, *options, cubin], capture_output=True, text=True, check=True).stdout
+
+        usage = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", ask("cuobjdump", "-res-usage")))
+        code = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_.]*)", ask("nvdisasm"), re.M)
+    registers, threads = int(usage["REG"]), 32 * kernel.metadata.num_warps
+    # one multiprocessor of Hopper: 64 warps, 65536 registers given out in units of 256 a warp, 32 programs, 227 KiB
+    warps_by_registers = 65536 // (-(-registers * 32 // 256) * 256)
+    shared = kernel.metadata.shared
+    programs = min(32, 64 * 32 // threads, warps_by_registers * 32 // threads, 227 * 1024 // (shared + 1024))
+    instructions = Counter(opcode for opcode in code if not opcode.startswith("NOP"))
+    by_kind = {
+        kind: sum(count for opcode, count in instructions.items() if re.match(pattern, opcode))
+        for kind, pattern in KINDS.items()
+    }
+    return {
+        "registers": registers,
+        "spills": int(usage["STACK"]) + int(usage["LOCAL"]),
+        "shared": shared,
+        "programs": programs,
+        "code": sum(instructions.values()),
+        **by_kind,
+    }
+
+
+def everything(plan, dtype: torch.dtype, dim_qk: int, dim_v: int, channels_first: bool):
+    """All operators, forward and backward, on small tensors on the CPU: only shapes, strides and types matter."""
+    if channels_first:  # what a 1x1 convolution's NCHW output is when seen as [B, H, N, D]
+        def tensor(n, d):
+            return torch.zeros(2, plan.num_heads, d, n, dtype=dtype).mT
+    else:
+        def tensor(n, d):
+            return torch.zeros(2, plan.num_heads, n, d, dtype=dtype)
+    queries, keys = tensor(plan.num_queries, dim_qk), tensor(plan.num_keys, dim_qk)
+    values, out = tensor(plan.num_keys, dim_v), tensor(plan.num_queries, dim_v)
+    tensors, heads = triton_ops.plan_arguments(plan)
+
+    def run() -> None:
+        _, logsumexp = tile_attention(queries, keys, values, tensors, heads, plan.digest, 1.0)
+        tile_attention_backward(out, queries, keys, values, out, logsumexp, tensors, heads, plan.digest, 1.0)
+        attention_map(queries, keys, logsumexp, tensors, heads, plan.digest, 1.0)
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--capability", type=int, default=90, help="compute capability of the GPU (default: 90)")
+    parser.add_argument("--grid", type=int, default=32, help="side of the query grid; keys have half (default: 32)")
+    parser.add_argument("--pattern", default="ltr_rtl", help="pattern of the heads (default: ltr_rtl)")
+    parser.add_argument(
+        "--dims", nargs="+", default=["4x16", "2x8"], metavar="QKxV",
+        help="head dims (default: 4x16 2x8, the generator's and the discriminator's)",
+    )  # fmt: skip
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="(default: float32 bfloat16)")
+    parser.add_argument(
+        "--layouts", nargs="+", default=["cells-last", "dims-last"], choices=["cells-last", "dims-last"],
+        help="cells-last: views of NCHW feature maps; dims-last: contiguous [B, H, N, D] (default: both)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON object a kernel instead of the table")
+    options = parser.parse_args()
+    side = options.grid
+    plan = ylg.attention_plan(ylg.sparse_head_masks(options.pattern, (side, side), (side // 2, side // 2)))
+    rows = itertools.product(options.dims, options.dtypes, options.layouts)
+    for number, (dims, dtype, layout) in enumerate(rows):
+        dim_qk, dim_v = (int(part) for part in dims.split("x"))
+        run = everything(plan, getattr(torch, dtype), dim_qk, dim_v, channels_first=layout == "cells-last")
+        for name, kernel in compile_kernels(run, options.capability).items():
+            row = {"kernel": name, "dims": dims, "dtype": dtype, "layout": layout, "warps": kernel.metadata.num_warps}
+            row |= costs(kernel)
+            if options.json:
+                print(json.dumps(row), flush=True)
+                continue
+            widths = [{"kernel": 18, "layout": 10}.get(column, max(len(column), 8)) for column in row]
+            if number == 0 and name == "forward":
+                print(*(f"{column:>{width}}" for column, width in zip(row, widths, strict=True)))
+            print(*(f"{value:>{width}}" for value, width in zip(row.values(), widths, strict=True)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""The kernels' values, in Triton's interpreter on a CPU, or compiled where there is a GPU."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first imported
+pytest.importorskip("triton")
+
+import ylg
+from ylg.backends import tile_table as tables
+from ylg.backends import triton_kernels, triton_ops
+from ylg.backends.triton_ops import (
+    attention_map,
+    plan_arguments,
+    tile_attention,
+    tile_attention_backward,
+    triton_attention,
+)
+from ylg.plan import AttentionPlan, TileGroup
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.skipif(
+    DEVICE == "cpu" and not triton_kernels.INTERPRETED.value,
+    reason="triton was imported before TRITON_INTERPRET=1 was set, and there is no GPU",
+)
+# largest error allowed, relative to the largest value
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def random_masks(num_heads=3, num_queries=37, num_keys=21, density=0.2):
+    """Irregular: rows of different lengths, a key that all attend to, one that none does, two equal heads."""
+    masks = torch.rand(num_heads, num_queries, num_keys) < density
+    masks[..., 7] = True
+    masks[..., 11] = False
+    masks[-1] = masks[0]
+    return masks
+
+
+def random_inputs(masks, dim_qk=4, dim_v=6, batch=2, dtype=torch.float32):
+    num_heads, num_queries, num_keys = masks.shape
+    shapes = [(num_queries, dim_qk), (num_keys, dim_qk), (num_keys, dim_v)]
+    return [torch.randn(batch, num_heads, *s, dtype=dtype, device=DEVICE, requires_grad=True) for s in shapes]
+
+
+def dense(queries, keys, values, masks, scale):
+    """The definition, written again, in float64."""
+    scores = scale * torch.einsum("bhqd,bhkd->bhqk", queries.double(), keys.double())
+    attention = scores.masked_fill(~masks.to(scores.device), float("-inf")).softmax(-1)
+    return torch.einsum("bhqk,bhkd->bhqd", attention, values.double()), attention
+
+
+def assert_matches_dense(inputs, masks, scale=0.8, plan=None, tolerance=None):
+    """Output, attention map and the gradients of both, against float64."""
+    plan = plan or ylg.attention_plan(masks).to(DEVICE)
+    found = triton_attention(*inputs, plan, scale, True)
+    expected = dense(*inputs, masks, scale)
+    weights = [torch.randn_like(x) for x in expected]
+    gradients = [
+        torch.autograd.grad(sum((x * w).sum() for x, w in zip(outputs, weights, strict=True)), inputs)
+        for outputs in (found, expected)
+    ]
+    dtype = inputs[0].dtype
+    names = ["out", "attention", "d queries", "d keys", "d values"]
+    for name, x, y in zip(names, (*found, *gradients[0]), (*expected, *gradients[1]), strict=True):
+        assert x.dtype == dtype, name
+        error = (x.double() - y).abs().max() / y.abs().max().clamp_min(1e-3)
+        assert error < (tolerance or TOLERANCE[dtype]), f"{name} is off by {error:.1e}"
+    assert (found[1][~masks.expand_as(found[1])] == 0).all()
+
+
+@pytest.mark.parametrize(("dim_qk", "dim_v"), [(1, 1), (2, 8), (3, 5), (4, 16), (8, 2), (16, 3), (40, 128), (128, 40)])
+def test_every_head_dim_matches_dense_attention_in_float32(dim_qk, dim_v):
+    masks = random_masks()
+    assert_matches_dense(random_inputs(masks, dim_qk, dim_v), masks)
+
+
+@pytest.mark.parametrize(("dim_qk", "dim_v"), [(1, 3), (2, 8), (4, 16), (24, 40)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_every_dtype_matches_dense_attention(dtype, dim_qk, dim_v):
+    masks = random_masks()
+    assert_matches_dense(random_inputs(masks, dim_qk, dim_v, dtype=dtype), masks)
+
+
+@pytest.mark.parametrize("pattern", ["ltr_rtl", "strided", "butterfly", "dense"])
+def test_every_pattern_matches_dense_attention(pattern):
+    masks = ylg.head_masks(pattern, (8, 8), (4, 4), num_heads=4)
+    assert_matches_dense(random_inputs(masks, 2, 8, batch=1), masks)
+
+
+def test_heads_in_several_groups_and_padding_anywhere_match_dense_attention():
+    """A plan by hand: head 0 in both groups, padding inside and at the end, tiles unlike in size."""
+    masks = random_masks(num_heads=2, num_queries=40, num_keys=21)
+
+    def group(heads, tiles, length):
+        query_index = torch.tensor(tiles, dtype=torch.int32)[None].expand(len(heads), -1, -1).contiguous()
+        key_index = torch.full((len(heads), len(tiles), length), -1, dtype=torch.int32)
+        key_index[..., 1:22] = torch.randperm(21, dtype=torch.int32)
+        tile_mask = torch.zeros(*query_index.shape, length, dtype=torch.bool)
+        for m, head in enumerate(heads):
+            for tile, queries in enumerate(tiles):
+                for row, query in enumerate(queries):
+                    if query >= 0:
+                        tile_mask[m, tile, row, 1:22] = masks[head, query, key_index[m, tile, 1:22].long()]
+        return TileGroup(heads, tuple(range(len(heads))), query_index, key_index, tile_mask)
+
+    first = [[9, -1, *range(8)], [8, *range(10, 17), -1, -1]]
+    second, whole = [[*range(17, 40), -1]], [[*range(39, -1, -1)]]
+    groups = group((0,), first, 35), group((0,), second, 22), group((1,), whole, 24)
+    plan = AttentionPlan(2, 40, 21, groups, int(masks.sum()), "made by hand")
+    assert_matches_dense(random_inputs(masks), masks, plan=plan.to(DEVICE))
+
+
+def test_more_keys_than_queries_and_more_columns_than_a_block_match_dense_attention():
+    masks = torch.rand(2, 18, 150) < 0.7
+    masks[..., 0] = True
+    assert_matches_dense(random_inputs(masks, batch=1), masks)
+
+
+def test_scores_of_any_size_leave_the_softmax_finite():
+    masks = random_masks()
+    assert_matches_dense(random_inputs(masks, 4, 4, dtype=torch.float64), masks, scale=200.0, tolerance=1e-9)
+
+
+@pytest.mark.parametrize("layout", ["channels first", "channels last", "sliced", "broadcast"])
+def test_any_strides_are_read_in_place(layout):
+    masks = random_masks(num_heads=2)
+
+    def strided(x):
+        batch, heads, cells, dim = x.shape
+        x = x.detach()
+        if layout == "channels first":  # [B, H * D, cells], as a convolution leaves it
+            x = x.mT.contiguous().mT
+        elif layout == "channels last":
+            x = x.transpose(1, 2).contiguous().transpose(1, 2)
+        elif layout == "sliced":
+            x = torch.stack([x, torch.full_like(x, torch.nan)], -1).flatten(-2)[..., ::2]
+        else:
+            x = x[:, :1].expand(batch, heads, cells, dim)
+        return x.requires_grad_()
+
+    assert_matches_dense([strided(x) for x in random_inputs(masks)], masks)
+
+
+def test_outputs_keep_the_memory_order_of_the_queries():
+    masks = random_masks(num_heads=2)
+    plan = ylg.attention_plan(masks).to(DEVICE)
+    queries, keys, values = random_inputs(masks)
+    first = triton_attention(queries.detach().mT.contiguous().mT, keys, values, plan, 1.0, False)
+    assert first.mT.is_contiguous()
+    assert triton_attention(queries, keys, values, plan, 1.0, False).is_contiguous()
+
+
+def test_an_empty_batch_gives_empty_results_and_gradients():
+    masks = random_masks()
+    inputs = random_inputs(masks, batch=0)
+    out, attention = triton_attention(*inputs, ylg.attention_plan(masks).to(DEVICE), 1.0, True)
+    assert out.shape == (0, 3, 37, 6) and attention.shape == (0, 3, 37, 21)
+    gradients = torch.autograd.grad(out.sum() + attention.sum(), inputs)
+    assert [g.shape for g in gradients] == [x.shape for x in inputs]
+
+
+def test_keys_that_nobody_attends_to_get_exactly_zero_gradient():
+    masks = random_masks()
+    inputs = random_inputs(masks)
+    out = triton_attention(*inputs, ylg.attention_plan(masks).to(DEVICE), 1.0, False)
+    _, d_keys, d_values = torch.autograd.grad(out.square().sum(), inputs)
+    assert (d_keys[:, :, 11] == 0).all() and (d_values[:, :, 11] == 0).all()
+
+
+def test_columns_split_over_programs_are_merged_to_the_same_gradients(monkeypatch):
+    masks = random_masks(num_queries=150, density=0.5)
+    monkeypatch.setattr(triton_ops, "MAX_COLUMNS", 32)
+    monkeypatch.setattr(triton_ops, "_TABLES", type(triton_ops._TABLES)())
+    assert_matches_dense(random_inputs(masks, batch=2), masks)
+    (transposed,) = (table for key, table in triton_ops._TABLES.items() if key[-1])
+    assert transposed.num_merges > 0 and transposed.num_slots >= 5
+
+
+def test_the_same_input_gives_the_same_bits():
+    masks = ylg.head_masks("ltr_rtl", (8, 8), (4, 4), num_heads=4)
+    plan = ylg.attention_plan(masks).to(DEVICE)
+    inputs = random_inputs(masks)
+
+    def once():
+        out = triton_attention(*inputs, plan, 1.0, False)
+        return out, *torch.autograd.grad(out.square().sum(), inputs)
+
+    assert all(torch.equal(x, y) for x, y in zip(once(), once(), strict=True))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 5, 16])
+def test_gradients_are_the_derivative_in_float64(dim):
+    masks = random_masks(num_heads=2, num_queries=5, num_keys=12, density=0.4)
+    plan = ylg.attention_plan(masks).to(DEVICE)
+    inputs = random_inputs(masks, dim, 2, batch=1, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda *x: triton_attention(*x, plan, 0.7, True), inputs, fast_mode=True, nondet_tol=0.0
+    )
+
+
+# --- as an operator -----------------------------------------------------------------------------------------------
+
+
+def test_the_operators_pass_the_checks_that_pytorch_has_for_operators():
+    masks = random_masks()
+    plan = ylg.attention_plan(masks).to(DEVICE)
+    inputs = random_inputs(masks)
+    arguments = (*plan_arguments(plan), plan.digest, 0.9)
+    out, logsumexp = tile_attention(*inputs, *arguments)
+    torch.library.opcheck(tile_attention, (*inputs, *arguments))
+    detached = [x.detach() for x in (torch.randn_like(out), *inputs, out, logsumexp)]
+    torch.library.opcheck(tile_attention_backward, (*detached, *arguments))
+    torch.library.opcheck(attention_map, (*inputs[:2], logsumexp.detach(), *arguments))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_as_one_graph_it_gives_the_same_values_and_gradients(backend):
+    masks = random_masks()
+    plan = ylg.attention_plan(masks).to(DEVICE)
+    inputs = random_inputs(masks)
+
+    def attend(queries, keys, values):
+        return triton_attention(2 * queries, keys, values, plan, 0.7, False).square().sum()
+
+    compiled = torch.compile(attend, backend=backend, fullgraph=True)
+    for function in (compiled, attend):
+        function(*inputs).backward()
+    for x in inputs:
+        x.grad = None
+    found = torch.autograd.grad(compiled(*inputs), inputs)
+    expected = torch.autograd.grad(attend(*inputs), inputs)
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+def test_a_compiled_function_given_another_plan_of_the_same_shape_uses_that_plan():
+    masks = torch.ones(2, 16, 16, dtype=torch.bool).tril()
+    inputs = random_inputs(masks)
+    compiled = torch.compile(triton_attention, backend="eager", fullgraph=True)
+    for mask in (masks, masks.mT.contiguous()):
+        plan = ylg.attention_plan(mask).to(DEVICE)
+        out = compiled(*inputs, plan, 1.0, False)
+        torch.testing.assert_close(out.double(), dense(*inputs, mask, 1.0)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_activation_checkpointing_changes_nothing():
+    masks = random_masks()
+    plan = ylg.attention_plan(masks).to(DEVICE)
+    inputs = random_inputs(masks)
+
+    def attend(*x):
+        return triton_attention(*x, plan, 0.7, False).square().sum()
+
+    again = torch.autograd.grad(checkpoint(attend, *inputs, use_reentrant=False), inputs)
+    plain = torch.autograd.grad(attend(*inputs), inputs)
+    assert all(torch.equal(x, y) for x, y in zip(again, plain, strict=True))
+
+
+def test_autocast_computes_in_its_type_and_returns_gradients_in_the_inputs_type():
+    masks = random_masks()
+    plan = ylg.attention_plan(masks).to(DEVICE)
+    inputs = random_inputs(masks)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        out = triton_attention(*inputs, plan, 0.7, False)
+    assert out.dtype == torch.bfloat16
+    assert {x.dtype for x in torch.autograd.grad(out.float().sum(), inputs)} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda q, k, v: (q.half(), k, v), "must share one of the dtypes"),
+        (lambda q, k, v: (q, k, torch.cat([v] * 50, -1)), "head dims from 1 to 128, got 4 .* and 300"),
+        (lambda q, k, v: (q.int(), k.int(), v.int()), "must share one of the dtypes"),
+    ],
+)
+def test_what_the_kernels_cannot_do_is_refused_in_words(change, words):
+    masks = random_masks()
+    with torch.no_grad(), pytest.raises(ValueError, match=words):
+        triton_attention(*change(*random_inputs(masks)), ylg.attention_plan(masks).to(DEVICE), 1.0, False)
+
+
+# --- tile tables --------------------------------------------------------------------------------------------------
+
+
+def edges_of(table: tables.TileTable) -> set[tuple[int, int, int]]:
+    """(head, row cell, column cell) of every score that a program walking the table would not mask, in plain Python."""
+    buffer = table.buffer.tolist()
+    found = []
+    for i in range(table.num_items):
+        fields = buffer[i * tables.ITEM_FIELDS : (i + 1) * tables.ITEM_FIELDS]
+        head, rows, row_start, columns, column_start, word_start, words_per_row, _ = fields
+        assert 0 < rows <= table.block_rows and 0 < columns <= table.max_columns
+        for row in range(rows):
+            for column in range(columns):
+                if buffer[word_start + row * words_per_row + column // 32] >> (column % 32) & 1:
+                    found.append((head, buffer[row_start + row], buffer[column_start + column]))
+    assert len(found) == len(set(found)), "a score would be counted twice"
+    return set(found)
+
+
+@pytest.mark.parametrize("max_columns", [None, 32, 64])
+def test_tile_tables_hold_exactly_the_edges_of_the_masks(max_columns):
+    masks = random_masks(num_queries=150, num_keys=140)
+    masks[1] = torch.eye(150, 140, dtype=torch.bool)
+    masks[1, 140:, 0] = True
+    plan = ylg.attention_plan(masks)
+    assert edges_of(tables.tile_table(plan, max_columns)) == {tuple(e) for e in masks.nonzero().tolist()}
+    transposed = tables.tile_table(plan.transposed, max_columns)
+    assert edges_of(transposed) == {(h, k, q) for h, q, k in masks.nonzero().tolist()}
+    assert not transposed.covers_all_rows
+
+
+# --- for a GPU, without one ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dims"), [("float32", "4x16"), ("bfloat16", "2x8")]
+)
+def test_kernels_compile_for_hopper_without_spilling_registers(repository, dtype, dims):
+    """The interpreter knows no types, layouts or registers; the compiler does, and needs no GPU."""
+    pytest.importorskip("triton.backends.nvidia")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "benchmarks/kernel_report.py", "--json", "--dtypes", dtype, "--dims", dims]
+    command += ["--layouts", "cells-last"]
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = {row["kernel"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert rows.keys() >= {"forward", "query_gradient", "key_value_gradient", "attention_map"}
+    assert all(row["spills"] == 0 and row["programs"] >= 2 for row in rows.values()), rows
+    if dtype == "float32":
+        assert all(row["tensor"] == 0 for row in rows.values()), "tensor cores would round float32 to TF32"
