@@ -251,7 +251,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"no file {path}; give an .npz of TensorFlow variables or a TensorFlow checkpoint")
         try:
             # Pickled objects could run code when read; weights are plain arrays.
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path} cannot be read as an .npz of plain arrays ({error}); save it again") from error

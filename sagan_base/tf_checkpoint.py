@@ -14,11 +14,14 @@ _TABLE_MAGIC = 0xDB4775248B80FB57
 _FOOTER_BYTES = 48
 _TRAILER_BYTES = 5  # after each block: one byte of compression type, four of checksum
 # Numbers of tensorflow.DataType that plain arrays have.
+_STRING = 7
 _DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", 19: "<f2", 22: "<u4", 23: "<u8"}
 
 
 def read_tf_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
     """All numeric variables of the checkpoint ``prefix`` (the path without ``.index``), by name.
+
+    The index is verified by its checksums, the arrays only by their lengths: theirs would take minutes in Python.
 
     Raises:
         ValueError: a file is missing, cut short or not of this format, or a variable is of an unsupported kind.
@@ -35,6 +38,8 @@ def read_tf_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
     shards: dict[int, np.ndarray] = {}
     variables = {}
     for name, entry in entries.items():
+        if _number(entry, 1) == _STRING:  # notes of the program, no weights
+            continue
         shard = _number(entry, 3)
         if shard not in shards:
             path = prefix.with_name(f"{prefix.name}.data-{shard:05d}-of-{num_shards:05d}")
@@ -54,7 +59,7 @@ def _array(name: str, entry: dict[int, list], shard: np.ndarray) -> np.ndarray:
     expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     if size != expected or offset + size > len(shard):
         raise ValueError(f"variable {name} is cut short in the checkpoint; copy all its files again")
-    return np.frombuffer(shard[offset : offset + size].tobytes(), dtype).reshape(shape)
+    return np.array(shard[offset : offset + size]).view(dtype).reshape(shape)
 
 
 def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -70,9 +75,12 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     """Entries of a block, whose keys leave out the bytes that they share with the key before."""
-    if data[offset + size] != 0:
+    end = offset + size
+    block, compression, checksum = data[offset:end], data[end : end + 1], data[end + 1 : end + _TRAILER_BYTES]
+    if int.from_bytes(checksum, "little") != _masked_crc32c(block + compression):
+        raise ValueError("the .index file is damaged (a checksum is wrong); copy the checkpoint again")
+    if compression != b"\0":
         raise ValueError("the .index file is compressed, which TensorFlow does not do; save the checkpoint again")
-    block = data[offset : offset + size]
     num_restarts = int.from_bytes(block[-4:], "little")
     end = size - 4 * (num_restarts + 1)
     position, key = 0, b""
@@ -124,3 +132,24 @@ def _message(data: bytes) -> dict[int, list[int | bytes]]:
 def _number(message: dict[int, list[int | bytes]], field: int) -> int:
     """An integer field; 0 where it is left out, as protocol buffers do with zeros."""
     return message.get(field, [0])[-1]
+
+
+def _crc32c_table() -> list[int]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+_CRC32C = _crc32c_table()
+
+
+def _masked_crc32c(data: bytes) -> int:
+    """Castagnoli's checksum, turned and shifted as LevelDB stores it."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 255]
+    crc ^= 0xFFFFFFFF
+    return (crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8 & 0xFFFFFFFF
