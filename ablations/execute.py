@@ -1,0 +1,170 @@
+"""One run from start to result: train, measure, write the result last.
+
+Everything lands in the run's folder, and every part can be repeated: training resumes by itself, the measurement at
+initialisation is kept, and ``result.json`` is written only when all else is there.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ablations.bootstrap import write_features
+from ablations.experiment import Experiment
+from ablations.records import Record, read_record, write_record
+from ablations.sizes import parameter_counts
+from sagan_base.atomic import atomic_write
+from sagan_base.checkpoint import build_networks
+from sagan_base.config import RunConfig
+from sagan_base.data import ImageData, default_cache
+from sagan_base.distributed import Processes
+from sagan_base.generator import Generator
+from sagan_base.metrics.class_accuracy import class_accuracy
+from sagan_base.metrics.evaluate import evaluate, extract, real_statistics
+from sagan_base.metrics.features import choose_features
+from sagan_base.metrics.generated import GeneratedImages, class_frequency_labels
+from sagan_base.provenance import provenance
+from sagan_base.run_log import read_metrics
+from sagan_base.training import TrainResult, train
+
+SAMPLE_SEED = 0  # the same z and labels for every run: differences between runs are paired sample by sample
+MOST_STORED_SAMPLES = 10_000
+MOST_CLASSES_JUDGED = 100  # beyond it the support vector machine is not worth its time
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How samples are measured.
+
+    Attributes:
+        features: extractors of ``evaluate``; the first one's figures lead the table and make the curves.
+        weights: extractor -> file, where its weights do not come by themselves.
+        cache: folder for classifiers and real statistics; None is the usual one.
+    """
+
+    features: tuple[str, ...]
+    weights: dict[str, Path] = field(default_factory=dict)
+    cache: Path | None = None
+
+    def __call__(
+        self, generator: Generator, data: ImageData, num_samples: int, progress: bool, first_only: bool = False
+    ) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for name in self.features[: 1 if first_only else None]:
+            options = {"cache": self.cache, "weights": self.weights.get(name), "progress": progress}
+            values |= evaluate(generator, data, name, num_samples, seed=SAMPLE_SEED, **options)
+        return values
+
+
+def run_experiment(
+    experiment: Experiment, data: ImageData, out: Path, measure: Measurement, place: Processes, progress: bool = True
+) -> Record | None:
+    """Finish this run and return its record, in process 0; the others train along and return None.
+
+    A run that is finished is returned as it is.
+
+    Raises:
+        ValueError: the folder holds another run.
+        TrainingStopped, TrainingInterrupted: as ``train``.
+    """
+    folder, config = out / experiment.name, experiment.config(data)
+    record = place.from_first(read_record(folder) if place.is_first else None)
+    if record is not None and record.config_hash == config.config_hash():
+        return record
+    preset = experiment.setting.preset
+    initial = _initial_metrics(config, data, folder, measure, preset.final_samples, place, progress)
+    result = train(
+        config,
+        data,
+        folder,
+        evaluate=lambda generator, step: measure(
+            generator, data, preset.curve_samples, progress=False, first_only=True
+        ),
+        progress=progress,
+        device=place.device,
+    )
+    if not place.is_first:
+        return None
+    record = _measured(experiment, config, data, folder, measure, result, initial, progress)
+    write_record(record)
+    return record
+
+
+def _initial_metrics(
+    config: RunConfig,
+    data: ImageData,
+    folder: Path,
+    measure: Measurement,
+    num_samples: int,
+    place: Processes,
+    progress: bool,
+) -> dict[str, float]:
+    """Metrics of the generator before its first step, measured once and kept in ``initial.json``."""
+    path = folder / "initial.json"
+    if not place.is_first:
+        return {}
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    generator, _ = build_networks(config)
+    metrics = measure(generator.to(place.device), data, num_samples, progress)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    return metrics
+
+
+def _measured(
+    experiment: Experiment,
+    config: RunConfig,
+    data: ImageData,
+    folder: Path,
+    measure: Measurement,
+    result: TrainResult,
+    initial: dict[str, float],
+    progress: bool,
+) -> Record:
+    """The final measurement of a trained run."""
+    generator, row = result.generator, experiment.row
+    num_samples = experiment.setting.preset.final_samples
+    metrics = measure(generator, data, num_samples, progress)
+    _store_features(generator, data, folder, measure, min(num_samples, MOST_STORED_SAMPLES), progress)
+    judged = 2 <= data.num_classes <= MOST_CLASSES_JUDGED
+    logged: dict[str, float] = {}
+    for line in read_metrics(folder):
+        logged.update(line)
+    return Record(
+        row=row.name,
+        title=row.title,
+        seed=experiment.seed,
+        config=config.to_dict(),
+        config_hash=config.config_hash(),
+        setting=experiment.setting.to_dict(data),
+        metrics=metrics,
+        initial=initial,
+        class_accuracy=class_accuracy(generator, data, seed=SAMPLE_SEED) if judged else None,
+        parameters=dict(zip(("generator", "discriminator"), parameter_counts(config), strict=True)),
+        file_bytes=result.model.stat().st_size,
+        seconds=result.seconds,
+        images_per_second=result.images_per_second,
+        attention_gains={
+            key.removeprefix("gain/").replace(".attention.", " "): value
+            for key, value in logged.items()
+            if key.startswith("gain/")
+        },
+        provenance=provenance(experiment.seed),
+        folder=folder,
+    )
+
+
+def _store_features(
+    generator: Generator, data: ImageData, folder: Path, measure: Measurement, num_samples: int, progress: bool
+) -> None:
+    """Keep features of samples for the bootstrap: those ``evaluate`` measured, unless there were too many to keep."""
+    cache = measure.cache or default_cache()
+    choice = choose_features(measure.features[0], data, cache, measure.weights.get(measure.features[0]))
+    extractor = choice.create(next(generator.parameters()).device)
+    real = real_statistics(data, choice, extractor, cache, progress=progress)
+    labels = class_frequency_labels(data, num_samples, SAMPLE_SEED)
+    with GeneratedImages(generator, labels, SAMPLE_SEED, progress=progress) as samples:
+        features = extract(samples, extractor, 64)[choice.layers[0]]
+    write_features(folder, np.asarray(features), real.mean.numpy(), real.covariance.numpy())

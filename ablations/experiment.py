@@ -1,0 +1,99 @@
+"""Experiments: a row under a setting with a seed, and the run that makes.
+
+A setting is what all rows of one table share. Two runs can stand in one table only if their settings are equal;
+records.py checks that before anything is trained or drawn.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ablations.presets import Preset
+from ablations.rows import Row
+from sagan_base.config import ModelConfig, RunConfig, TrainConfig
+from sagan_base.data import ImageData
+
+# What Radford et al. (arXiv:1511.06434) trained with; they are part of what a DCGAN is.
+DCGAN_RECIPE = {"generator_lr": 2e-4, "discriminator_lr": 2e-4, "betas": (0.5, 0.999)}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows of a table share: the preset, and what the command line changed in it."""
+
+    preset: Preset
+    recipe: str
+    data: str
+    steps: int
+    features: tuple[str, ...]
+
+    def to_dict(self, data: ImageData) -> dict[str, Any]:
+        """Plain JSON, equal for runs that can be compared. The data goes by name and content, not by its path."""
+        return {
+            "preset": self.preset.name,
+            "recipe": self.recipe,
+            "data": data.name,
+            "data_fingerprint": data.fingerprint,
+            "resolution": self.preset.model.resolution,
+            "steps": self.steps,
+            "features": list(self.features),
+            "samples": self.preset.final_samples,
+        }
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run to be: ``name`` is its folder's."""
+
+    row: Row
+    setting: Setting
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.row.name}-seed{self.seed}"
+
+    def model(self, num_classes: int | None = None, image_channels: int | None = None) -> ModelConfig:
+        """The network; classes and channels default to those of the preset's own data."""
+        preset = self.setting.preset.model
+        generator_sides = _scaled(preset.generator_attention, self.row.attention_scale, preset.generator_sides)
+        discriminator_sides = _scaled(
+            preset.discriminator_attention, self.row.attention_scale, preset.discriminator_sides
+        )
+        return replace(
+            preset,
+            num_classes=num_classes or preset.num_classes,
+            image_channels=image_channels or preset.image_channels,
+            generator_attention=generator_sides,
+            discriminator_attention=discriminator_sides,
+            attention=self.row.attention,
+        )
+
+    def config(self, data: ImageData | None = None) -> RunConfig:
+        """Everything ``train`` needs; without data, as for the preset's own."""
+        setting, preset = self.setting, self.setting.preset
+        recipe = preset.recipe(self.row.recipe or setting.recipe)
+        if self.row.dcgan:
+            recipe = replace(recipe, name=f"{recipe.name}, DCGAN rates", **DCGAN_RECIPE)
+        training = TrainConfig(
+            steps=setting.steps,
+            seed=self.seed,
+            precision=preset.precision,
+            checkpoint_every=preset.checkpoint_every,
+            sample_every=preset.metrics_every,
+            metrics_every=preset.metrics_every,
+        )
+        model = self.model() if data is None else self.model(data.num_classes, data.channels)
+        return RunConfig(model=model, recipe=recipe, training=training, data=setting.data)
+
+
+def experiments(rows: tuple[Row, ...], setting: Setting, seeds: tuple[int, ...]) -> Iterator[Experiment]:
+    """All rows with the first seed, then all with the next: a table is complete as early as possible."""
+    for seed in seeds:
+        for row in rows:
+            yield Experiment(row, setting, seed)
+
+
+def _scaled(sides: tuple[int, ...], factor: int, possible: tuple[int, ...]) -> tuple[int, ...]:
+    """Each side times the factor, or the largest there is."""
+    return tuple(side if factor == 1 else min(side * factor, max(possible)) for side in sides)

@@ -1,0 +1,133 @@
+"""Presets: everything that a row does not decide, fixed by one name.
+
+``imagenet128`` is the paper's setting. ``digits`` is the one a laptop finishes in minutes: it shows that every part
+works and how large the spread over seeds is, and says nothing about ImageNet.
+"""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from sagan_base.config import RECIPES, ModelConfig, NumericsConfig, Recipe
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A setting under which rows are compared.
+
+    Attributes:
+        data: specification for ``load_data``; "imagenet" needs ``--data imagenet:PATH``.
+        model: the network; its attention comes from the row, its classes and channels from the data.
+        recipe_changes: for each recipe, what is changed in it because the run is short or small.
+        steps: generator updates.
+        metrics_every: steps between two measurements of the curve.
+        curve_samples, final_samples: how many images each measurement draws.
+        features: what the Fréchet distance is taken in: "classifier", "efficientnet" or "inception".
+    """
+
+    name: str
+    description: str
+    data: str
+    model: ModelConfig
+    steps: int
+    metrics_every: int
+    curve_samples: int
+    final_samples: int
+    features: str = "classifier"
+    checkpoint_every: int = 1000
+    recipe_changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    precision: str = "float32"
+
+    def recipe(self, name: str) -> Recipe:
+        """The recipe of this name with this preset's changes.
+
+        Raises:
+            ValueError: no such recipe.
+        """
+        if name not in RECIPES:
+            raise ValueError(f"recipe {name!r} is unknown; use one of {', '.join(RECIPES)}")
+        recipe, changes = RECIPES[name], dict(self.recipe_changes.get(name, {}))
+        of_numerics = {f.name for f in fields(NumericsConfig)} & set(changes)
+        numerics = replace(recipe.numerics, **{key: changes.pop(key) for key in of_numerics})
+        return replace(recipe, numerics=numerics, **changes)
+
+
+# Averages with the published decays remember 1,000 steps, longer than these runs last; a small network bears larger
+# steps. Everything else of the recipes is kept.
+SHORT = {"batch_size": 64, "generator_lr": 4e-4, "discriminator_lr": 8e-4, "ema_decay": 0.99}
+DIGITS = {
+    "paper": SHORT | {"batch_norm_decay": 0.98},
+    "biggan": SHORT | {"ema_start": 50},
+}
+# Tens of thousands of steps at batch 64: the published averages fit, the learning rates stay.
+MEDIUM = {"paper": {"batch_size": 64}, "biggan": {"batch_size": 64}}
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "digits",
+            "scikit-learn's handwritten digits at 32x32, attention at 16x16: minutes on 2 CPU cores",
+            data="digits",
+            model=ModelConfig(
+                32, image_channels=1, num_classes=10, latent_dim=64, generator_width=16, discriminator_width=16
+            ),
+            steps=1200,
+            metrics_every=200,
+            curve_samples=500,
+            final_samples=1797,
+            checkpoint_every=100,
+            recipe_changes=DIGITS,
+        ),
+        Preset(
+            "fashion-mnist",
+            "Fashion-MNIST at 32x32, attention at 16x16: under an hour on a GPU, a night on a laptop",
+            data="fashion-mnist",
+            model=ModelConfig(32, image_channels=1, num_classes=10, generator_width=32, discriminator_width=32),
+            steps=20_000,
+            metrics_every=1000,
+            curve_samples=2000,
+            final_samples=10_000,
+            recipe_changes=MEDIUM,
+        ),
+        Preset(
+            "cifar10",
+            "CIFAR-10 at 32x32, attention at 16x16: hours on a GPU",
+            data="cifar10",
+            model=ModelConfig(32, num_classes=10, generator_width=64, discriminator_width=64),
+            steps=100_000,
+            metrics_every=5000,
+            curve_samples=5000,
+            final_samples=50_000,
+            recipe_changes=MEDIUM,
+        ),
+        Preset(
+            "imagenet128",
+            "the paper's setting: ImageNet at 128x128, attention at 32x32, batch 256, 1.5M steps: weeks on 8 GPUs",
+            data="imagenet",
+            model=ModelConfig(resolution=128),
+            steps=1_500_000,
+            metrics_every=5000,
+            curve_samples=50_000,
+            final_samples=50_000,
+            features="inception",
+        ),
+        Preset(
+            "imagenet256",
+            "ImageNet at 256x256, attention at 32x32",
+            data="imagenet",
+            model=ModelConfig(resolution=256),
+            steps=1_500_000,
+            metrics_every=5000,
+            curve_samples=50_000,
+            final_samples=50_000,
+            features="inception",
+        ),
+    )
+}
+
+
+def find_preset(name: str) -> Preset:
+    """Raises ValueError where there is none of this name."""
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
+    return PRESETS[name]

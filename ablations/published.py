@@ -1,0 +1,72 @@
+"""Figures that others published, to stand beside ours: the paper's Table 1 and the anchors around it.
+
+All are Inception FID and IS on the data set named, each from a single training run. An asterisk marks a figure
+that could not be confirmed from a source at hand; it is shown wherever the figure is.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published result.
+
+    Attributes:
+        fid, inception_score: None where none was published.
+        unconfirmed: which of "fid" and "inception_score" carry an asterisk.
+        where: data set, resolution and length of training.
+        source: who published it.
+    """
+
+    fid: float | None
+    inception_score: float | None
+    where: str
+    source: str
+    unconfirmed: tuple[str, ...] = ()
+
+    @property
+    def fid_text(self) -> str:
+        """ "16.64*" for an unconfirmed figure, "-" where there is none."""
+        return self._text("fid")
+
+    @property
+    def inception_score_text(self) -> str:
+        """As ``fid_text``."""
+        return self._text("inception_score")
+
+    def _text(self, name: str) -> str:
+        value = getattr(self, name)
+        return "-" if value is None else f"{value:.2f}" + "*" * (name in self.unconfirmed)
+
+
+IMAGENET = "ImageNet 128x128, best of 1.5M steps"
+PAPER = "Daras et al., arXiv:1911.12287, Table 1"
+
+# Keyed by the name of the row in rows.py that repeats the experiment.
+PUBLISHED: dict[str, Published] = {
+    "sagan": Published(18.65, 52.52, IMAGENET, PAPER),
+    "sagan_8": Published(20.09, 46.01, IMAGENET, PAPER, unconfirmed=("fid",)),
+    "ylg": Published(15.94, 57.22, IMAGENET, PAPER),
+    "ylg_no_esa": Published(17.47, 51.09, IMAGENET, PAPER),
+    "ylg_strided": Published(16.64, 55.21, IMAGENET, PAPER, unconfirmed=("fid", "inception_score")),
+    "ylg_hilbert": Published(
+        17.07, 48.55, "ImageNet 128x128, 1M steps", "the authors' repository, branch `curves`; never in the paper"
+    ),
+    "sagan_biggan": Published(
+        12.83, 69.5, "ImageNet 128x128, 826k steps", "open-mmlab/mmgeneration, dense SAGAN with BigGAN's recipe"
+    ),
+}
+
+# Further figures to keep beside the table; they belong to none of its rows.
+ANCHORS: tuple[tuple[str, Published], ...] = (
+    ("dense SAGAN, BigGAN's recipe", PUBLISHED["sagan_biggan"]),
+    (
+        "dense SAGAN, the same code without that recipe",
+        Published(34.78, 28.49, "ImageNet 128x128, 1M steps", "open-mmlab/mmgeneration"),
+    ),
+    ("dense SAGAN", Published(9.43, 9.32, "CIFAR-10 32x32, 500k steps", "open-mmlab/mmgeneration")),
+    ("dense SAGAN, replication", Published(32.52, None, "CelebA 32x32, 100k steps, one run", "dwro0121/Attention_GAN")),
+    ("YLG, replication", Published(32.69, None, "CelebA 32x32, 100k steps, one run", "dwro0121/Attention_GAN")),
+)
+
+ASTERISK = "\\* not confirmed from a source at hand."

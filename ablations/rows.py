@@ -1,0 +1,227 @@
+"""The rows of the ablation, as data: the question each answers, what it changes, what was found before.
+
+``PAPER_ROWS`` is the paper's Table 1; ``EXTENDED_ROWS`` ask what the paper left open. A row changes only what it
+names: everything else comes from the preset (presets.py). experiment.py turns a row, a preset and a seed into a run.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ablations.published import PUBLISHED, Published
+from sagan_base.config import AttentionConfig
+
+
+def attention(pattern: str, order: str = "raster", num_heads: int = 8, **changes: Any) -> AttentionConfig:
+    """An attention layer as the paper's program aligns it: mask rows repeated over the queries (``rows``).
+
+    Dense attention has no order and no alignment; it gets the first of each, so that equal networks hash equally.
+    """
+    if pattern == "dense":
+        order, changes = "raster", {name: value for name, value in changes.items() if name == "mode"}
+    return AttentionConfig(
+        **{"pattern": pattern, "order": order, "num_heads": num_heads, "alignment": "rows"} | changes
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: how commands and folders call it.
+        title: how the table calls it.
+        question: what the row is there to answer.
+        attention: None for a network without attention.
+        attention_scale: the attention sits at this many times the preset's side, where such a map exists.
+        recipe: name in ``sagan_base.config.RECIPES``; None takes the one the command asked for.
+        dcgan: replaces both networks by those of dcgan.py, with that paper's learning rates.
+        same_size_as: the row whose parameter count must be equal, because the comparison claims so.
+        dense_row: the row that differences are taken to.
+        found: what was found before, and by whom.
+    """
+
+    name: str
+    title: str
+    question: str
+    attention: AttentionConfig | None = field(default_factory=lambda: attention("ltr_rtl", "manhattan"))
+    attention_scale: int = 1
+    recipe: str | None = None
+    dcgan: bool = False
+    same_size_as: str | None = "sagan"
+    dense_row: str = "sagan"
+    found: str = "nothing published"
+
+    @property
+    def published(self) -> Published | None:
+        return PUBLISHED.get(self.name)
+
+
+PAPER_ROWS: tuple[Row, ...] = (
+    Row(
+        "sagan",
+        "SAGAN",
+        "the baseline: one dense head",
+        attention("dense", num_heads=1),
+        same_size_as=None,
+        found="FID 18.65 (Zhang et al.; repeated in the paper)",
+    ),
+    Row(
+        "sagan_8",
+        "SAGAN, 8 heads",
+        "are several dense heads enough?",
+        attention("dense"),
+        found="no: worse than one head",
+    ),
+    Row(
+        "ylg",
+        "YLG-SAGAN",
+        "do sparse two-step patterns, enumerated by distance, beat dense attention?",
+        found="yes: 18.65 to 15.94; the one independent replication saw no gain",
+    ),
+    Row(
+        "ylg_no_esa",
+        "YLG, no ESA",
+        "does the 2-D enumeration matter?",
+        attention("ltr_rtl", "raster"),
+        found="yes: 1.53 FID worse than with ESA, still better than dense",
+    ),
+    Row(
+        "ylg_strided",
+        "YLG, strided",
+        "does the pattern matter?",
+        attention("strided_original", "manhattan"),
+        found="yes: a little worse than LTR + RTL",
+    ),
+)
+
+EXTENDED_ROWS: tuple[Row, ...] = (
+    Row(
+        "no_attention",
+        "no attention",
+        "does any attention help?",
+        None,
+        same_size_as=None,
+        found="StudioGAN: SNGAN 28.39 beats its own SAGAN 51.82 on ImageNet 128",
+    ),
+    Row(
+        "dcgan",
+        "DCGAN",
+        "how far is the network SAGAN is usually compared with?",
+        None,
+        dcgan=True,
+        same_size_as=None,
+        found="far behind residual networks, nothing at equal size",
+    ),
+    Row(
+        "ylg_higher",
+        "YLG, one resolution higher",
+        "does sparse attention pay on larger maps, where dense is dear?",
+        attention_scale=2,
+        same_size_as=None,
+        found="the authors tried 64x64 (branch `ylg-deep`) and reported nothing",
+    ),
+    Row(
+        "ylg_pool",
+        "YLG, alignment pool",
+        "does it help that a query sees around its own place?",
+        attention("ltr_rtl", "manhattan", alignment="pool"),
+    ),
+    Row(
+        "ylg_tile",
+        "YLG, alignment tile",
+        "the alignment that the paper's text describes",
+        attention("ltr_rtl", "manhattan", alignment="tile"),
+    ),
+    Row(
+        "ylg_hilbert",
+        "YLG, Hilbert order",
+        "is a curve that keeps neighbours together better than ESA?",
+        attention("ltr_rtl", "hilbert"),
+        found="no: the authors' repository has 17.07 after 1M steps",
+    ),
+    Row(
+        "ylg_morton",
+        "YLG, Morton order",
+        "as Hilbert, with jumps",
+        attention("ltr_rtl", "morton"),
+    ),
+    Row(
+        "ylg_snake",
+        "YLG, snake order",
+        "raster without the jump at each line's end",
+        attention("ltr_rtl", "snake"),
+    ),
+    Row(
+        "ylg_sequential",
+        "YLG, steps in sequence",
+        "does full information within one layer help?",
+        attention("ltr_rtl", "manhattan", mode="sequential"),
+    ),
+    Row(
+        "ylg_strided_repaired",
+        "YLG, strided, repaired",
+        "does it matter that the published strided pattern lacks full information?",
+        attention("strided", "manhattan"),
+    ),
+    Row(
+        "ylg_fixed",
+        "YLG, fixed",
+        "is full information needed at all? (this pattern lacks it)",
+        attention("fixed", "manhattan"),
+    ),
+    Row(
+        "ylg_butterfly",
+        "YLG, butterfly",
+        "does capacity matter? (between halves 128 against 8 at n = 256)",
+        attention("butterfly", "manhattan"),
+    ),
+    Row(
+        "sagan_biggan",
+        "SAGAN, BigGAN recipe",
+        "how much is the recipe worth?",
+        attention("dense", num_heads=1),
+        recipe="biggan",
+        found="FID 12.83: more than YLG's whole gain (mmgeneration)",
+    ),
+    Row(
+        "ylg_biggan",
+        "YLG, BigGAN recipe",
+        "does YLG's gain survive a better recipe?",
+        recipe="biggan",
+        dense_row="sagan_biggan",
+    ),
+)
+
+ROWS: dict[str, Row] = {row.name: row for row in PAPER_ROWS + EXTENDED_ROWS}
+
+
+def find_rows(names: list[str]) -> tuple[Row, ...]:
+    """The rows of these names, in the order given.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    unknown = [name for name in names if name not in ROWS]
+    if unknown:
+        raise ValueError(f"no row is called {', '.join(map(repr, unknown))}; the rows are {', '.join(ROWS)}")
+    return tuple(ROWS[name] for name in dict.fromkeys(names))
+
+
+def row_of(config: AttentionConfig) -> Row:
+    """The row that has exactly this attention and changes nothing else, or a new one named after its parts."""
+    for row in ROWS.values():
+        if row.attention == config and row.attention_scale == 1 and row.recipe is None and not row.dcgan:
+            return row
+    parts = [config.pattern.replace("_", "-"), config.order, f"{config.num_heads}-heads", config.alignment]
+    parts += [config.mode] * (config.mode != "parallel")
+    if config.pattern == "dense":
+        parts = ["dense", f"{config.num_heads}-heads"]
+    plural = "head" if config.num_heads == 1 else "heads"
+    title = f"{config.pattern}, {config.order}, {config.num_heads} {plural}, {config.alignment}"
+    return Row(
+        "_".join(parts),
+        title + (", sequential" if config.mode != "parallel" else ""),
+        "asked for on the command line",
+        config,
+        same_size_as=None,
+    )

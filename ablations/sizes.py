@@ -1,0 +1,43 @@
+"""Sizes of the rows' networks: counted by building them, and asserted equal where the paper compares equal ones."""
+
+from functools import lru_cache
+
+from ablations.experiment import Experiment
+from ablations.rows import ROWS
+from sagan_base.checkpoint import build_networks
+from sagan_base.config import RunConfig
+from sagan_base.data import ImageData
+
+
+@lru_cache(maxsize=64)
+def parameter_counts(config: RunConfig) -> tuple[int, int]:
+    """Trained numbers of generator and discriminator.
+
+    Raises:
+        ValueError: the networks cannot be built, such as heads that do not divide the channels.
+    """
+    return tuple(sum(p.numel() for p in network.parameters()) for network in build_networks(config))
+
+
+def require_equal_sizes(runs: list[Experiment], data: ImageData | None = None) -> None:
+    """Build every row's networks once and compare them with those of the row that it must equal in size.
+
+    Raises:
+        ValueError: two rows that the paper compares at equal size differ.
+    """
+    for run in {run.row.name: run for run in runs}.values():
+        here = parameter_counts(_same_seed(run).config(data))
+        if run.row.same_size_as is None:
+            continue
+        other = Experiment(ROWS[run.row.same_size_as], run.setting, 0)
+        there = parameter_counts(other.config(data))
+        if here != there:
+            raise ValueError(
+                f"row {run.row.name!r} has {here} parameters (generator, discriminator), but {other.row.name!r}, to "
+                f"which it is compared at equal size, has {there}; use more channels or fewer heads"
+            )
+
+
+def _same_seed(run: Experiment) -> Experiment:
+    """With seed 0, so that the seeds of one row share a count."""
+    return Experiment(run.row, run.setting, 0)

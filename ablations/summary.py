@@ -1,0 +1,140 @@
+"""The summary of an ablation: one line a row, averaged over seeds, with the difference to dense attention.
+
+``summarise`` computes it as numbers (the CSV); ``readable`` turns it into the text that Markdown, LaTeX and the page
+share, so that the three cannot disagree.
+"""
+
+from collections.abc import Iterable
+from statistics import fmean, median, stdev
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from ablations.bootstrap import Difference, paired_difference, read_features, resampled_distances
+from ablations.records import Record
+from ablations.rows import ROWS
+from ablations.table import cell
+
+
+def by_row(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Row name -> its runs, in the order given."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.row, []).append(record)
+    return groups
+
+
+def differences(
+    records: list[Record], baseline: str, resamples: int = 500, progress: bool = False
+) -> dict[str, tuple[str, Difference]]:
+    """Row name -> (name of the row it is compared with, difference of final Fréchet distances).
+
+    Each row is compared with its own dense row where that was run ("sagan_biggan" for "ylg_biggan"), else with
+    ``baseline``; a row is not compared with itself.
+    """
+    groups = by_row(records)
+    measured = {name: {r.seed: r.metrics[r.distance_key] for r in runs} for name, runs in groups.items()}
+    resampled: dict[str, dict[int, Any]] = {name: {} for name in groups}
+    for record in tqdm(records, desc="bootstrap", disable=not progress, leave=False):
+        features = read_features(record.folder)
+        if features is not None:
+            resampled[record.row][record.seed] = resampled_distances(features, resamples, record.seed)
+    found = {}
+    for name in groups:
+        own = ROWS[name].dense_row if name in ROWS else baseline
+        other = own if own in groups and own != "sagan" else baseline
+        if other == name or other not in groups:
+            continue
+        difference = paired_difference(measured[name], measured[other], resampled[name], resampled[other], resamples)
+        if difference is not None:
+            found[name] = (other, difference)
+    return found
+
+
+def summarise(records: list[Record], compared: dict[str, tuple[str, Difference]]) -> pd.DataFrame:
+    """One line a row: means, sample standard deviations and n over seeds; NaN where n = 1 leaves no spread."""
+    lines = []
+    for name, runs in by_row(records).items():
+        first = runs[0]
+        other, difference = compared.get(name, (None, None))
+        published = ROWS[name].published if name in ROWS else None
+        best = [record.best() for record in runs]
+        line: dict[str, Any] = {"row": name, "title": first.title, "n": len(runs)}
+        for key in first.metrics:
+            _spread(line, key, [record.metrics[key] for record in runs])
+        _spread(line, f"best {first.distance_key}", [value for value, _ in best])
+        line["median step of best"] = median(step for _, step in best)
+        if all(record.class_accuracy is not None for record in runs):
+            _spread(line, "class accuracy (SVM)", [record.class_accuracy for record in runs])
+        line |= {
+            "compared with": ROWS[other].title if other in ROWS else other,
+            "difference": difference.estimate if difference else None,
+            "difference low": difference.low if difference else None,
+            "difference high": difference.high if difference else None,
+            "verdict": difference.verdict if difference else None,
+            "paper FID": published.fid_text if published else "-",
+            "paper IS": published.inception_score_text if published else "-",
+        }
+        for gain in sorted(first.attention_gains):
+            _spread(line, f"gain {gain}", [record.attention_gains[gain] for record in runs])
+        line |= {
+            "parameters": sum(first.parameters.values()),
+            "file MB": first.file_bytes / 1e6,
+            "minutes": fmean(record.seconds for record in runs) / 60,
+            "images/s": fmean(record.images_per_second for record in runs),
+        }
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _spread(line: dict[str, Any], key: str, values: list[float]) -> None:
+    line[key] = fmean(values)
+    line[f"{key} sd"] = stdev(values) if len(values) > 1 else float("nan")
+
+
+def readable(summary: pd.DataFrame, distance_key: str, score_key: str) -> pd.DataFrame:
+    """The columns a reader wants, as text: "12.3 ± 0.4", "-1.2 [-2.0, -0.4] lower"."""
+
+    def spread(line: pd.Series, key: str) -> str:
+        if key not in line or pd.isna(line[key]):
+            return "-"
+        deviation = line[f"{key} sd"]
+        return cell(line[key]) + ("" if pd.isna(deviation) else f" ± {cell(deviation)}")
+
+    def difference(line: pd.Series) -> str:
+        if line["difference"] is None or pd.isna(line["difference"]):
+            return "-"
+        if pd.isna(line["difference low"]):
+            return f"{_signed(line['difference'])} ({line['verdict']})"
+        interval = f"[{_signed(line['difference low'])}, {_signed(line['difference high'])}]"
+        return f"{_signed(line['difference'])} {interval} {line['verdict']}"
+
+    gains = [key for key in summary if key.startswith("gain ") and not key.endswith(" sd")]
+    lines = []
+    for _, line in summary.iterrows():
+        compared = line["compared with"]
+        lines.append(
+            {
+                "row": line["title"],
+                "n": cell(line["n"]),
+                distance_key: spread(line, distance_key),
+                "best": f"{spread(line, f'best {distance_key}')} @ {cell(float(line['median step of best']))}",
+                "difference to dense, 95% interval": difference(line)
+                + (f" (to {compared})" if compared and compared != summary["title"].iloc[0] else ""),
+                score_key: spread(line, score_key),
+                "class accuracy": spread(line, "class accuracy (SVM)"),
+                "paper FID": line["paper FID"],
+                "paper IS": line["paper IS"],
+                "gains": ", ".join(cell(line[key]) for key in gains if not pd.isna(line[key])) or "-",
+                "parameters": cell(line["parameters"]),
+                "file MB": cell(line["file MB"]),
+                "minutes": cell(line["minutes"]),
+                "images/s": cell(line["images/s"]),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def _signed(value: float) -> str:
+    return ("+" if value > 0 else "") + cell(value)
