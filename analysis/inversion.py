@@ -172,11 +172,6 @@ def _check(generator: nn.Module, image: Tensor, label: int | None) -> None:
     expected = (generator.config.image_channels, generator.resolution, generator.resolution)
     if tuple(image.shape) != expected:
         raise ValueError(f"the image has shape {tuple(image.shape)}, the model needs {expected}")
-    check_label(generator, label)
-
-
-def check_label(generator: nn.Module, label: int | None) -> None:
-    """Raises ValueError where the generator has no such class."""
     if label is not None and not 0 <= label < generator.num_classes:
         raise ValueError(f"class {label} does not exist; the model has classes 0 to {generator.num_classes - 1}")
 

@@ -15,6 +15,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from sagan_base.data_sources.pictures import fit_square
+
 MAX_PIXELS = 100_000_000  # 100 megapixels: 300 MB once decoded. A small file that claims more is refused unopened.
 
 
@@ -137,28 +139,19 @@ def fit_picture(picture: Picture, resolution: int, channels: int) -> tuple[Tenso
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}: use 1 (grey) or 3 (colour)")
     image, notes = picture.image, list(picture.notes)
-    width, height = image.size
-    side = min(width, height)
+    (width, height), side = image.size, min(image.size)
     if width != height:
-        left, top = (width - side) // 2, (height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
         notes.append(f"the central {side}x{side} of its {width}x{height} pixels were taken")
-    if channels == 1 and image.mode == "RGB":
-        if not _is_grey(image):
-            notes.append("it was made grey, because the model draws grey pictures")
-        image = image.convert("L")
-    elif channels == 3 and image.mode == "L":
+    if channels == 1 and image.mode == "RGB" and not _is_grey(image):
+        notes.append("it was made grey, because the model draws grey pictures")
+    if channels == 3 and image.mode == "L":
         notes.append("it is grey: all three colour channels got its values")
-        image = image.convert("RGB")
     if side != resolution:
-        # BOX keeps the mean grey of large reductions and never overshoots; BICUBIC is smooth when enlarging.
-        resample = Image.Resampling.BOX if side > resolution else Image.Resampling.BICUBIC
-        image = image.resize((resolution, resolution), resample)
         verb = "reduced" if side > resolution else "enlarged"
         notes.append(f"it was {verb} from {side}x{side} to {resolution}x{resolution}")
-    values = np.array(image, dtype=np.float32).reshape(resolution, resolution, channels)
-    pixels = torch.from_numpy(values).permute(2, 0, 1).contiguous() / 127.5 - 1
-    return pixels, replace(picture, image=image, notes=tuple(notes))
+    # The rule by which training data were made: the model should see a user's picture as it saw those.
+    pixels = torch.from_numpy(fit_square(image, resolution, channels).astype(np.float32)) / 127.5 - 1
+    return pixels, replace(picture, image=to_image(pixels), notes=tuple(notes))
 
 
 def _is_grey(image: Image.Image) -> bool:

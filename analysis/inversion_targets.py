@@ -1,0 +1,130 @@
+"""What an inversion is asked to reproduce: picture files, held-out images of a data set, or images the model made."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.loading import Model
+from analysis.pictures import files_in, fit_picture, read_picture
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One image to invert.
+
+    Attributes:
+        name: for tables and folders. source: "file", "held-out" or "generated".
+        image: [C, R, R] in [-1, 1]. notes: what was done to it.
+        label: its class, where it is known. latent: the z it was made of, where there is one.
+    """
+
+    name: str
+    source: str
+    image: Tensor
+    notes: tuple[str, ...] = ()
+    label: int | None = None
+    latent: Tensor | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the pixels."""
+        return hashlib.sha256(self.image.contiguous().numpy().tobytes()).hexdigest()
+
+
+def from_file(path: Path, model: Model, negative: bool = False, name: str | None = None) -> Target:
+    """A picture file; its class is the name of its folder, where that is the name of one.
+
+    Raises:
+        ValueError: as ``read_picture``.
+    """
+    config = model.generator.config
+    image, fitted = fit_picture(read_picture(path), config.resolution, config.image_channels)
+    notes = list(fitted.notes)
+    if negative:
+        image = -image
+        notes.append("light and dark were exchanged (--negative)")
+    folder = path.resolve().parent.name
+    label = model.class_names.index(folder) if folder in model.class_names else None
+    return Target(name or path.stem, "file", image, tuple(notes), label)
+
+
+def from_folder(
+    folder: Path, model: Model, limit: int | None, negative: bool = False
+) -> tuple[list[Target], list[str]]:
+    """Every picture below a folder, and one line for each file that is none.
+
+    Raises:
+        ValueError: the folder holds no picture at all.
+    """
+    targets, refused = [], []
+    for path in files_in(folder):
+        if limit is not None and len(targets) == limit:
+            break
+        try:
+            name = str(path.relative_to(folder).with_suffix("")).replace("/", "_")
+            targets.append(from_file(path, model, negative, name))
+        except ValueError as error:
+            refused.append(str(error))
+    if not targets:
+        more = f" ({refused[0]})" if refused else ""
+        raise ValueError(f"{folder} holds no picture that can be read{more}; name a folder of image files")
+    names = [target.name for target in targets]
+    if len(set(names)) < len(names):  # a.png beside a.jpg
+        numbered = enumerate(targets)
+        targets = [Target(f"{t.name}_{i}", t.source, t.image, t.notes, t.label) for i, t in numbered]
+    return targets, refused
+
+
+def held_out(model: Model, count: int, spec: str | None = None) -> list[Target]:
+    """``count`` images of the test split of the model's data, spread evenly over the classes.
+
+    Raises:
+        ValueError: the data are unknown or not here, or have fewer images.
+    """
+    data = model.training_data("test", spec)
+    if count > len(data):
+        raise ValueError(f"--held-out {count}: the test split of {data.name} has {len(data)} images; ask for fewer")
+    by_class = [torch.nonzero(data.labels == label).flatten() for label in range(data.num_classes)]
+    chosen = _round_robin([indices.tolist() for indices in by_class], count)
+    images, labels = data.batch(torch.tensor(chosen))
+    return [
+        Target(f"{data.name}_test_{index:05d}", "held-out", image, (), int(label))
+        for index, image, label in zip(chosen, images, labels, strict=True)
+    ]
+
+
+def _round_robin(queues: list[list[int]], count: int) -> list[int]:
+    """The first of every queue, then the second of every queue, ..., ``count`` in all."""
+    longest = max(len(queue) for queue in queues)
+    return [queue[i] for i in range(longest) for queue in queues if i < len(queue)][:count]
+
+
+def generated(model: Model, count: int, seed: int) -> Iterator[Target]:
+    """Images of the model itself, of which z and class are known: here the right answer exists."""
+    generator = model.generator
+    random = np.random.default_rng([seed, 20])  # not the draws that the inversion with this seed begins with
+    for index in range(count):
+        z = torch.from_numpy(random.standard_normal(generator.latent_dim, dtype=np.float32))
+        label = index % generator.num_classes
+        with torch.no_grad():
+            image = generator(z[None].to(model.device), torch.tensor([label], device=model.device))[0].cpu()
+        yield Target(f"generated_{index:03d}", "generated", image, (), label, z)
+
+
+def brightness_warning(model: Model, image: Tensor, seed: int = 0) -> str | None:
+    """A picture as light as nothing the model draws, whose negative would fit: most often ink on the wrong paper."""
+    generator = model.generator
+    z = torch.randn(64, generator.latent_dim, generator=torch.Generator().manual_seed(seed))
+    labels = torch.arange(64) % generator.num_classes
+    with torch.no_grad():
+        means = generator(z.to(model.device), labels.to(model.device)).mean((1, 2, 3)).cpu()
+    low, high, mean = float(means.min()) - 0.1, float(means.max()) + 0.1, float(image.mean())
+    if low <= mean <= high or not low <= -mean <= high:
+        return None
+    kind = "lighter" if mean > high else "darker"
+    return f"the picture is much {kind} than anything this model draws; --negative exchanges light and dark"

@@ -1,0 +1,151 @@
+"""The model a command works on: one that ships with the package, a checkpoint, or the authors' published weights."""
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from sagan_base.checkpoint import MODEL_FILE, load_checkpoint, read_checkpoint
+from sagan_base.data import ImageData, load_data
+from sagan_base.discriminator import Discriminator
+from sagan_base.generator import Generator
+from sagan_base.models import SHIPPED, resolve_model
+from sagan_base.published import load_published_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Networks in evaluation mode, and what is known about them.
+
+    Attributes:
+        name: of the shipped model, or of the file. path: the file.
+        data: as given to ``load_data``; None where the file does not say.
+        class_names: one a class; numbers where the file does not say.
+        trained_on: one line for people.
+    """
+
+    generator: Generator
+    discriminator: Discriminator
+    name: str
+    path: Path
+    data: str | None = None
+    class_names: tuple[str, ...] = field(default=())
+    trained_on: str = "unknown data"
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.generator.parameters()).device
+
+    def class_name(self, label: int) -> str:
+        name = self.class_names[label]
+        return name if name == str(label) else f"{label} ({name})"
+
+    def describe(self) -> str:
+        """One line: the model, its size and what it was trained on."""
+        config = self.generator.config
+        kind = "grey" if config.image_channels == 1 else "colour"
+        classes = "1 class" if config.num_classes == 1 else f"{config.num_classes} classes"
+        return f"{self.name}: {config.resolution}x{config.resolution} {kind}, {classes}, trained on {self.trained_on}"
+
+    def label(self, text: str | None) -> int | None:
+        """A class by number or name; None stays None.
+
+        Raises:
+            ValueError: there is no such class.
+        """
+        if text is None:
+            return None
+        if text in self.class_names:
+            return self.class_names.index(text)
+        if text.isdecimal() and int(text) < self.generator.num_classes:
+            return int(text)
+        shown = ", ".join(self.class_names[:12]) + (", ..." if len(self.class_names) > 12 else "")
+        raise ValueError(f"class {text!r} does not exist; use one of {shown} or a number from 0 to {self.last_class}")
+
+    @property
+    def last_class(self) -> int:
+        return self.generator.num_classes - 1
+
+    def training_data(self, split: str = "train", spec: str | None = None) -> ImageData:
+        """The data set the model was trained on, or ``spec``, at the model's size.
+
+        Raises:
+            ValueError: it is unknown or not here.
+        """
+        spec = spec or self.data
+        if spec is None:
+            raise ValueError(f"{self.path} does not say what it was trained on; name the data with --data")
+        config = self.generator.config
+        return load_data(spec, config.resolution, config.image_channels, split)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--model``, ``--checkpoint`` and ``--device``."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--model", metavar="NAME", help="a model that ships with the package (default: digits)")
+    group.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="a .safetensors file or run folder written by training; or the authors' TensorFlow variables (.npz, "
+        "checkpoint prefix)",
+    )
+    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+
+
+def model_of(arguments: argparse.Namespace) -> Model:
+    """The model that the options of ``add_model_arguments`` name, on its device.
+
+    Raises:
+        ValueError, OSError: there is no such model, file or device.
+    """
+    model = load_model(arguments.model, arguments.checkpoint)
+    device = _device(arguments.device)
+    model.generator.to(device)
+    model.discriminator.to(device)
+    return model
+
+
+def load_model(name: str | None = None, checkpoint: Path | None = None) -> Model:
+    """A shipped model by name (None: the default one), or a checkpoint.
+
+    Raises:
+        ValueError, OSError: there is no such model or file, or it is not one.
+    """
+    if checkpoint is None:
+        path = resolve_model(name)
+        generator, discriminator, config = load_checkpoint(path)
+        card = json.loads((SHIPPED / f"{path.stem}.json").read_text(encoding="utf-8"))
+        return Model(generator, discriminator, path.stem, path, config.data, tuple(card["classes"]), card["data"])
+    if _is_published(checkpoint):
+        generator, discriminator = load_published_weights(checkpoint)
+        names = tuple(str(label) for label in range(generator.num_classes))
+        return Model(generator, discriminator, checkpoint.name, checkpoint, None, names)
+    generator, discriminator, config = load_checkpoint(checkpoint)
+    names = _class_names(checkpoint, generator.num_classes)
+    return Model(generator, discriminator, checkpoint.name, checkpoint, config.data, names, config.data)
+
+
+def _is_published(path: Path) -> bool:
+    """An .npz, or the prefix of a TensorFlow checkpoint (which is itself no file)."""
+    return path.suffix in (".npz", ".index") or path.with_name(path.name + ".index").is_file()
+
+
+def _class_names(path: Path, num_classes: int) -> tuple[str, ...]:
+    file = path / MODEL_FILE if path.is_dir() else path
+    stored = read_checkpoint(file, ()).info.get("class_names") if file.is_file() else None
+    return tuple(stored) if stored else tuple(str(label) for label in range(num_classes))
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason}); leave --device out or use cpu") from None
+    return device
