@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sagan_base.atomic import atomic_write
 from sagan_base.config import RunConfig
@@ -132,18 +132,27 @@ def load_checkpoint(path: str | Path) -> tuple[Generator, Discriminator, RunConf
         FileNotFoundError: there is no such file, or no checkpoint in the folder.
         ValueError: the file is no checkpoint, is truncated or damaged, or does not fit this version's networks.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = _file_of_run(path)
-    checkpoint = read_checkpoint(path, ("ema", "discriminator"))
+    checkpoint = read_checkpoint(model_file(path), ("ema", "discriminator"))
     generator, discriminator = build_networks(checkpoint.config)
-    for part, network in (("ema", generator), ("discriminator", discriminator)):
-        try:
-            network.load_state_dict(checkpoint.part(part))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{path} does not fit its own configuration: {reason}; use another checkpoint") from None
+    fill_network(generator, checkpoint, "ema")
+    fill_network(discriminator, checkpoint, "discriminator")
     return generator.eval(), discriminator.eval(), checkpoint.config
+
+
+def fill_network(network: nn.Module, checkpoint: Checkpoint, part: str) -> None:
+    """Copy the checkpoint's ``part`` into a network.
+
+    Raises:
+        ValueError: names or shapes differ.
+    """
+    try:
+        network.load_state_dict(checkpoint.part(part))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the checkpoint does not fit the network of its own configuration: {reason}; "
+            "use the version of this package that wrote it"
+        ) from None
 
 
 def build_networks(config: RunConfig) -> tuple[Generator, Discriminator]:
@@ -153,12 +162,20 @@ def build_networks(config: RunConfig) -> tuple[Generator, Discriminator]:
         return Generator(config.model), Discriminator(config.model)
 
 
-def _file_of_run(folder: Path) -> Path:
-    if (folder / MODEL_FILE).is_file():
-        return folder / MODEL_FILE
-    newest = latest_checkpoint(folder / CHECKPOINT_FOLDER)
+def model_file(path: str | Path) -> Path:
+    """``path`` itself, or of a run's folder its slim export, else its newest good checkpoint.
+
+    Raises:
+        FileNotFoundError: a folder without either.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if (path / MODEL_FILE).is_file():
+        return path / MODEL_FILE
+    newest = latest_checkpoint(path / CHECKPOINT_FOLDER)
     if newest is None:
-        raise FileNotFoundError(f"{folder} holds neither {MODEL_FILE} nor a checkpoint; give a file or a run's folder")
+        raise FileNotFoundError(f"{path} holds neither {MODEL_FILE} nor a checkpoint; give a file or a run's folder")
     return newest
 
 

@@ -79,9 +79,11 @@ def processes(device: str | torch.device | None = None) -> Iterator[Processes]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", device.index or 0)))
         torch.cuda.set_device(device)
-    if count == 1 or dist.is_initialized():
-        rank = dist.get_rank() if dist.is_initialized() else 0
-        yield Processes(rank, count if count == 1 else dist.get_world_size(), device)
+    if dist.is_initialized():  # by a caller, who will also leave it
+        yield Processes(dist.get_rank(), dist.get_world_size(), device)
+        return
+    if count == 1:
+        yield Processes(0, 1, device)
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:

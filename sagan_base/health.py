@@ -14,6 +14,8 @@ COLLAPSED_WINDOWS = 10  # at least so many windows in a row, however long they a
 class TrainingStopped(RuntimeError):
     """The run cannot go on; the message says what happened, what is left and what to do."""
 
+    exit_code = 1
+
 
 class Health:
     """Watches the averages of each log window.

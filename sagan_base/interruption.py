@@ -14,9 +14,10 @@ class TrainingInterrupted(KeyboardInterrupt):
         exit_code: 128 + the signal's number, 130 for Ctrl-C.
     """
 
-    def __init__(self, message: str, signal_number: int) -> None:
+    def __init__(self, message: str, signal_number: int | None) -> None:
         super().__init__(message)
-        self.exit_code = 128 + signal_number
+        # None: it was another process of the run that was told to stop, as torchrun does, with SIGTERM
+        self.exit_code = 128 + (signal_number or signal.SIGTERM)
 
 
 class StopRequest:

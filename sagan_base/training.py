@@ -1,11 +1,11 @@
 """The training loop: updates, logs, samples, evaluation and checkpoints, resumable at any moment.
 
-``train`` is the whole interface. What a step computes is in updates.py, what a checkpoint holds in checkpoint.py. The
-order of events after a step is: log, evaluate, sheet of samples, checkpoint. So a checkpoint vouches for everything
-of its step, and whatever a killed run wrote after its last checkpoint is dropped and written again.
+``train`` is the interface; a command line that wants mistakes apart from failures makes a ``TrainingRun`` itself. What
+a step computes is in updates.py, what a checkpoint file is in checkpoint.py. The order of events after a step is: log,
+evaluate, sheet of samples, checkpoint. So a checkpoint vouches for everything of its step, and what a killed run wrote
+after its last checkpoint is dropped and written again.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,10 +36,19 @@ from sagan_base.health import Health, TrainingStopped
 from sagan_base.interruption import StopRequest, TrainingInterrupted, stop_requests
 from sagan_base.preview import preview
 from sagan_base.provenance import provenance
+from sagan_base.run_folder import CONFIG_FILE, folder_problem, write_record
 from sagan_base.run_log import RunLog, read_metrics
 from sagan_base.updates import LOSSES, Updates
 
-__all__ = ["TrainResult", "TrainingInterrupted", "TrainingStopped", "train"]
+__all__ = [
+    "TrainResult",
+    "TrainingInterrupted",
+    "TrainingRun",
+    "TrainingStopped",
+    "check_data",
+    "folder_problem",
+    "train",
+]
 
 Evaluate = Callable[[Generator, int], dict[str, float]]
 
@@ -51,7 +60,7 @@ class TrainResult:
     Attributes:
         steps: generator updates in all.
         seconds: spent training, over all sessions, without evaluation, samples and checkpoints.
-        images_per_second: real images shown per second of that.
+        images_per_second: images per second of that, counting one global batch a step.
         metrics: the last logged losses, gains and evaluation.
         generator: its EMA, in evaluation mode, on the device of the run.
         out, checkpoint, model: the run's folder, its last checkpoint and the slim export.
@@ -92,10 +101,8 @@ def train(
         TrainingStopped: the losses are not finite or the discriminator collapsed; the last good checkpoint is kept.
         TrainingInterrupted: (a KeyboardInterrupt) SIGINT or SIGTERM arrived; a checkpoint was written.
     """
-    check_data(config, data)
-    with processes(device) as place, stop_requests() as stop:
-        run = _Run(config, data, Path(out), evaluate, progress, place)
-        return run.train(stop)
+    with processes(device) as place:
+        return TrainingRun(config, data, Path(out), place, evaluate, progress).train()
 
 
 def check_data(config: RunConfig, data: ImageData) -> None:
@@ -118,71 +125,49 @@ def check_data(config: RunConfig, data: ImageData) -> None:
         )
 
 
-class _Run:
-    """One call of ``train``: the folder, the clock, and what is due when."""
+class TrainingRun:
+    """A run at the step where its folder left it, in one of its processes.
+
+    Making one checks all that a caller can get wrong, and writes nothing; ``train`` does the work. Arguments and
+    errors are those of the function ``train``; ``place`` is this process among all.
+    """
 
     def __init__(
         self,
         config: RunConfig,
         data: ImageData,
         out: Path,
-        evaluate: Evaluate | None,
-        progress: bool,
         place: Processes,
+        evaluate: Evaluate | None = None,
+        progress: bool = True,
     ) -> None:
+        check_data(config, data)
         self.config, self.data, self.out, self.place = config, data, out, place
         self.evaluate, self.progress = evaluate, progress and place.is_first
         self.folder = out / CHECKPOINT_FOLDER
-        self.provenance = provenance(config.training.seed)
-        resumed = self._open_folder() if place.is_first else None
         # Process 0 reads for all: the processes cannot disagree, and need not share a file system.
-        error, resumed = place.from_first(resumed)
-        if error is not None:
-            raise ValueError(error)
+        problem, found = place.from_first(self._read_folder() if place.is_first else None)
+        if problem is not None:
+            raise ValueError(problem)
         self.updates = Updates(config, place, self._reader(), len(data))
         self.step, self.seconds = 0, 0.0
         self.health, self.last_good = Health(), None
-        self.window = torch.zeros(len(LOSSES), device=place.device)
+        self.window = torch.zeros(len(LOSSES), device=place.device)  # sums since the last log line
         self.window_start, self.window_seconds = 0, 0.0
-        if resumed is not None:
-            self._resume(resumed)
+        if found is not None:
+            self._resume(found)
         self.resumed_from = self.step
 
-    # -- the folder ------------------------------------------------------------------------------------------------
-
-    def _open_folder(self) -> tuple[str | None, Checkpoint | None]:
-        """Check that the folder's run is this one, and read where it stands; or the reason why it cannot go on."""
-        path = self.out / "config.json"
-        if problem := folder_problem(path, self.config, self.data):
+    def _read_folder(self) -> tuple[str | None, Checkpoint | None]:
+        """Why the folder's run cannot be gone on with, or None and where it stands."""
+        steps = self.config.training.steps
+        if problem := folder_problem(self.out / CONFIG_FILE, self.config, self.data):
             return problem, None
-        found = read_latest(self.folder)
-        for leftover in self.folder.glob(".step_*"):  # a write that was killed
-            leftover.unlink(missing_ok=True)
-        resumed = found[1] if found else None
-        step = resumed.info["step"] if resumed else 0
-        if step > self.config.training.steps:
-            return (
-                f"{self.out} holds a run of {step} steps, but steps={self.config.training.steps}; "
-                f"use --steps {step} or more to go on with it, or another --out"
-            ), None
-        if step < self.config.training.steps:
-            sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"] if path.is_file() else []
-            record = {
-                "seed": self.config.training.seed,
-                "config": self.config.to_dict(),
-                "data": {
-                    "name": self.data.name,
-                    "fingerprint": self.data.fingerprint,
-                    "source": self.data.source,
-                    "images": len(self.data),
-                    "class_names": list(self.data.class_names),
-                },
-                "processes": self.place.count,
-                "sessions": [*sessions, {"from_step": step, **self.provenance}],
-            }
-            with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        return None, resumed
+        _, found = read_latest(self.folder) or (None, None)
+        if found is not None and found.info["step"] > steps:
+            step = found.info["step"]
+            return f"{self.out} holds {step} steps, more than steps={steps}; use {step} or more, or another --out", None
+        return None, found
 
     def _reader(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         data, device = self.data, self.place.device
@@ -197,35 +182,43 @@ class _Run:
         self.updates.load(checkpoint)
         self.step, self.seconds = info["step"], info["seconds"]
         self.health = Health(**info["health"])
-        self.last_good = Path(self.folder / info["last_good"]) if info["last_good"] else None
+        self.last_good = self.folder / info["last_good"] if info["last_good"] else None
         self.window.copy_(checkpoint.tensors["window.sums"])
         self.window_start, self.window_seconds = info["window_start"], info["window_seconds"]
 
-    # -- the loop --------------------------------------------------------------------------------------------------
+    def train(self) -> TrainResult:
+        """Do the steps that are missing; a finished run returns at once."""
+        if self.step < self.config.training.steps:
+            with stop_requests() as stop:
+                self._train(stop)
+        return self._result()
 
-    def train(self, stop: StopRequest) -> TrainResult:
+    def _train(self, stop: StopRequest) -> None:
         steps = self.config.training.steps
-        if self.step == steps:
-            return self._result()
-        log = RunLog(self.out, self.step) if self.place.is_first else None
+        log = None
+        if self.place.is_first:
+            self.provenance = {"processes": self.place.count, **provenance(self.config.training.seed)}
+            write_record(self.out / CONFIG_FILE, self.config, self.data, {"from_step": self.step, **self.provenance})
+            for leftover in self.folder.glob(".step_*"):  # of a process that was killed while writing
+                leftover.unlink(missing_ok=True)
+            log = RunLog(self.out, self.step)
         bar = tqdm(total=steps, initial=self.step, unit="step", disable=not self.progress, mininterval=0.5)
         try:
             while self.step < steps:
-                self._one_step()
+                started = time.perf_counter()
+                self.window += self.updates.step(self.step + 1)
+                self.step += 1
+                self._count_time(started)
                 bar.update()
                 self._after_step(log, bar)
-                if self.place.any(stop.signal_number is not None):
+                if self.place.any(stop.signal_number is not None) and self.step < steps:
                     self._interrupted(stop.signal_number)
         finally:
             bar.close()
             if log is not None:
                 log.close()
-        return self._result()
 
-    def _one_step(self) -> None:
-        started = time.perf_counter()
-        self.window += self.updates.step(self.step + 1)
-        self.step += 1
+    def _count_time(self, started: float) -> None:
         elapsed = time.perf_counter() - started
         self.seconds += elapsed
         self.window_seconds += elapsed
@@ -253,53 +246,46 @@ class _Run:
         started = time.perf_counter()
         count = self.step - self.window_start
         averages = self.place.mean(self.window / count).tolist()  # waits for the device
-        elapsed = time.perf_counter() - started
-        self.seconds, self.window_seconds = self.seconds + elapsed, self.window_seconds + elapsed
+        self._count_time(started)
         losses = dict(zip(LOSSES, averages, strict=True))
-        problem = self.health.problem(self.window_start, self.step, losses)
-        if problem:
+        if problem := self.health.problem(self.window_start, self.step, losses):
             self._stop(problem)
         batch = self.config.recipe.batch_size
         rate = count * batch / max(self.window_seconds, 1e-9)
-        shown = self.step * batch * self.config.recipe.discriminator_steps
         if log is not None:
             gains = {name: gain.item() for name, gain in self.updates.gains().items()}
-            values = {**losses, **gains, "epoch": shown / len(self.data), "images_per_second": rate}
-            log.write(self.step, {**values, "seconds": self.seconds})
+            epoch = self.step * batch * self.config.recipe.discriminator_steps / len(self.data)
+            values = {"epoch": epoch, "images_per_second": rate, "seconds": self.seconds}
+            log.write(self.step, losses | gains | values)
         bar.set_postfix_str(f"D {averages[0]:.3f}, G {averages[1]:+.3f}, {rate:.0f} images/s", refresh=False)
         self.window.zero_()
         self.window_start, self.window_seconds = self.step, 0.0
-
-    # -- checkpoints and the end -----------------------------------------------------------------------------------
 
     def _save(self) -> Path:
         """Write a checkpoint, of finite weights only; the newest from before a collapse stays too."""
         path = checkpoint_path(self.folder, self.step)
         if not self.updates.is_finite():
             self._stop(
-                f"the weights are no longer finite at step {self.step}. Lower the learning rates (--generator-lr, "
+                f"weights are no longer finite at step {self.step}. Lower the learning rates (--generator-lr, "
                 "--discriminator-lr) or use --precision float32, with another --out"
             )
         if self.health.saturated_since is None:
             self.last_good = path
         if self.place.is_first and not path.is_file():
-            state = {**self.updates.state(), "window.sums": self.window}
-            write_checkpoint(path, state, self.config, self._info())
+            info = {
+                "step": self.step,
+                "seconds": self.seconds,
+                "window_start": self.window_start,
+                "window_seconds": self.window_seconds,
+                "health": self.health.state(),
+                "last_good": self.last_good.name if self.last_good else None,
+                "class_names": list(self.data.class_names),
+                "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+                "provenance": self.provenance,
+            }
+            write_checkpoint(path, {**self.updates.state(), "window.sums": self.window}, self.config, info)
             remove_old_checkpoints(self.folder, self.config.training.keep_checkpoints, self.last_good)
         return path
-
-    def _info(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "seconds": self.seconds,
-            "window_start": self.window_start,
-            "window_seconds": self.window_seconds,
-            "health": self.health.state(),
-            "last_good": self.last_good.name if self.last_good else None,
-            "class_names": list(self.data.class_names),
-            "data_fingerprint": self.data.fingerprint,
-            "provenance": self.provenance,
-        }
 
     def _stop(self, problem: str) -> None:
         left = f"The last good checkpoint is {self.last_good}." if self.last_good else "No good checkpoint was written."
@@ -311,24 +297,22 @@ class _Run:
         raise TrainingInterrupted(
             f"stopped at step {self.step} of {self.config.training.steps}; the state is in {path}. "
             "The same command goes on from there.",
-            signal_number or 15,  # another process was told to stop
+            signal_number,
         )
 
     def _result(self) -> TrainResult:
-        checkpoint = checkpoint_path(self.folder, self.step)
-        model = self.out / MODEL_FILE
+        checkpoint, model = checkpoint_path(self.folder, self.step), self.out / MODEL_FILE
         metrics: dict[str, Any] = {}
         if self.place.is_first:
             if not model.is_file() or read_checkpoint(model, ()).info["step"] != self.step:
                 export_model(model, checkpoint)
             for line in read_metrics(self.out):
-                metrics.update(line)
+                metrics |= line
         self.place.wait()
-        shown = self.step * self.config.recipe.batch_size
         return TrainResult(
             steps=self.step,
             seconds=self.seconds,
-            images_per_second=shown / max(self.seconds, 1e-9),
+            images_per_second=self.step * self.config.recipe.batch_size / max(self.seconds, 1e-9),
             metrics=self.place.from_first(metrics),
             generator=self.updates.ema.module,
             out=self.out,
@@ -336,32 +320,3 @@ class _Run:
             model=model,
             resumed_from=self.resumed_from,
         )
-
-
-def folder_problem(path: Path, config: RunConfig, data: ImageData) -> str | None:
-    """None where ``path`` (a run's ``config.json``) is absent or of the same experiment, else what differs."""
-    if not path.is_file():
-        return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        before = RunConfig.from_dict(record["config"]).identity()
-        fingerprint = record["data"]["fingerprint"]
-    except (KeyError, TypeError, ValueError) as error:
-        return f"{path} is not the record of a run ({error}); use another --out, or delete that folder"
-    differing = _differences(before, config.identity())
-    if fingerprint != data.fingerprint:
-        differing.append(f"data fingerprint ({fingerprint[:12]} there, {data.fingerprint[:12]} here)")
-    if not differing:
-        return None
-    return (
-        f"{path.parent} holds another run: it differs in {', '.join(differing)}; use another --out, delete that folder "
-        "to start anew, or give its options to go on with it"
-    )
-
-
-def _differences(there: Any, here: Any, name: str = "") -> list[str]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        keys = sorted(there.keys() | here.keys())
-        prefix = f"{name}." if name else ""
-        return [text for key in keys for text in _differences(there.get(key), here.get(key), prefix + key)]
-    return [] if there == here else [f"{name} ({there!r} there, {here!r} here)"]

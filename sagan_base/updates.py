@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sagan_base.batch_norm import set_sync_batch_norm
-from sagan_base.checkpoint import Checkpoint, build_networks, named_part
+from sagan_base.checkpoint import Checkpoint, build_networks, fill_network, named_part
 from sagan_base.config import RunConfig
 from sagan_base.distributed import Processes
 from sagan_base.draws import image_indices, labels, latents, stream
@@ -171,9 +171,9 @@ class Updates:
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Take over the state of a checkpoint of the same run."""
-        self.generator.load_state_dict(checkpoint.part("generator"))
-        self.ema.module.load_state_dict(checkpoint.part("ema"))
-        self.discriminator.load_state_dict(checkpoint.part("discriminator"))
+        fill_network(self.generator, checkpoint, "generator")
+        fill_network(self.ema.module, checkpoint, "ema")
+        fill_network(self.discriminator, checkpoint, "discriminator")
         for name, network, optimizer in (
             ("generator_optimizer", self.generator, self.generator_optimizer),
             ("discriminator_optimizer", self.discriminator, self.discriminator_optimizer),

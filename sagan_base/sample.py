@@ -1,0 +1,169 @@
+"""Draw samples from a trained model: ``python -m sagan_base.sample model.safetensors --class 3 --number 16``.
+
+Nothing but the checkpoint is needed: it holds the networks' configuration and the names of the classes. The images of
+a class depend on the seed and their number in it only, not on what else is drawn.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sagan_base.atomic import atomic_write
+from sagan_base.checkpoint import build_networks, fill_network, model_file, read_checkpoint
+from sagan_base.cli import usage_errors
+from sagan_base.draws import latents, stream, truncated_latents
+from sagan_base.generator import Generator
+from sagan_base.models import resolve_model
+from sagan_base.preview import sample_sheet
+
+MOST_ON_A_SHEET = 10_000
+
+
+@torch.no_grad()
+def draw_class(
+    generator: Generator, label: int, number: int, seed: int = 0, truncation: float | None = None, batch_size: int = 64
+) -> Tensor:
+    """Images of one class, [number, C, R, R] in [-1, 1], on the CPU.
+
+    Args:
+        generator: in evaluation mode.
+        truncation: largest |z|; None draws z from N(0, 1).
+    """
+    device = next(generator.parameters()).device
+    source = stream(seed, "sample", label)
+    if truncation is None:
+        z = latents(source, number, generator.latent_dim)
+    else:
+        z = truncated_latents(source, number, generator.latent_dim, truncation)
+    labels = torch.full((number,), label)
+    parts = zip(z.split(batch_size), labels.split(batch_size), strict=True)
+    return torch.cat([generator(some.to(device), classes.to(device)).cpu() for some, classes in parts])
+
+
+def find_classes(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Class numbers from numbers or names; all of them where none is wanted.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    found = []
+    for text in wanted:
+        if text in names:
+            found.append(list(names).index(text))
+        elif text.isdecimal() and int(text) < len(names):
+            found.append(int(text))
+        else:
+            shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+            raise ValueError(
+                f"--class {text} is not a class of this model; use 0 ... {len(names) - 1} or one of {shown}"
+            )
+    return found or list(range(len(names)))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every option of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sagan_base.sample", description="Draw samples from a trained model, as a sheet or as files."
+    )
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("checkpoint", nargs="?", type=Path, help="a .safetensors file of a run, or the run's folder")
+    model.add_argument("--model", metavar="NAME", help="a shipped model; python -m sagan_base.models lists them")
+    parser.add_argument("--class", dest="classes", nargs="+", default=[], metavar="CLASS", help="numbers or names "
+                        "(default: every class)")  # fmt: skip
+    parser.add_argument("--number", type=int, default=8, metavar="N", help="images of each class (default: 8)")
+    parser.add_argument(
+        "--truncation", type=float, metavar="T", help="draw z with |z| <= T: typical images, less varied"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the latents (default: 0)")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="one picture, a row per class (default: samples.png)"
+    )
+    output.add_argument("--folder", type=Path, metavar="DIR", help="a PNG per image, in a folder per class")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, metavar="N", help="images generated at once (default: 64)"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = build_parser().parse_args(argv)
+    with usage_errors():
+        _check(arguments)
+        path = resolve_model(arguments.model) if arguments.model else model_file(arguments.checkpoint)
+        generator, names = load_generator(path)
+        classes = find_classes(arguments.classes, names)
+        total = arguments.number * len(classes)
+        if arguments.folder is None and total > MOST_ON_A_SHEET:
+            raise ValueError(
+                f"{total:,} images are too many for one sheet (at most {MOST_ON_A_SHEET:,}); choose --class, a smaller "
+                "--number, or --folder"
+            )
+        generator = generator.to(arguments.device)
+    drawn = (
+        (
+            label,
+            draw_class(generator, label, arguments.number, arguments.seed, arguments.truncation, arguments.batch_size),
+        )
+        for label in tqdm(classes, unit="class", disable=len(classes) == 1)
+    )
+    if arguments.folder is not None:
+        for label, images in drawn:
+            _write_files(arguments.folder / f"{label:04d}_{_safe(names[label])}", images)
+        print(f"{total:,} images of {len(classes)} classes in {arguments.folder}")
+    else:
+        sheet = arguments.sheet or Path("samples.png")
+        with atomic_write(sheet) as temporary:
+            sample_sheet(torch.cat([images for _, images in drawn]), arguments.number).save(temporary)
+        print(f"{total:,} images, a row per class ({', '.join(names[c] for c in classes[:12])}"
+              f"{', ...' if len(classes) > 12 else ''}), in {sheet}")  # fmt: skip
+    return 0
+
+
+def load_generator(path: Path) -> tuple[Generator, tuple[str, ...]]:
+    """The EMA generator of a file, in evaluation mode, and the names of its classes.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_checkpoint``.
+    """
+    checkpoint = read_checkpoint(path, ("ema",))
+    generator, _ = build_networks(checkpoint.config)
+    fill_network(generator, checkpoint, "ema")
+    names = tuple(checkpoint.info.get("class_names", ()))
+    if len(names) != generator.num_classes:  # unconditional, trained on data with classes
+        names = tuple(str(label) for label in range(generator.num_classes))
+    return generator.eval(), names
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for name in ("number", "batch_size"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)} is not positive")
+    if arguments.seed < 0:
+        raise ValueError(f"--seed {arguments.seed} is negative; use 0 or more")
+    if arguments.truncation is not None and not arguments.truncation > 0:
+        raise ValueError(f"--truncation {arguments.truncation} is not positive; 0.5 to 2 are usual")
+    if arguments.sheet is not None and arguments.sheet.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ValueError(f"--sheet {arguments.sheet} is not a picture's name; end it in .png")
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def _write_files(folder: Path, images: Tensor) -> None:
+    for number, image in enumerate(images):
+        with atomic_write(folder / f"{number:05d}.png") as temporary:
+            sample_sheet(image[None], columns=1, border=0).save(temporary)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Train a SAGAN: ``python -m sagan_base.train --data digits --resolution 32 --steps 2000``.
+
+The same command goes on with a run that was stopped, and under ``torchrun --nproc-per-node N -m sagan_base.train``
+it trains on N GPUs. The run's folder holds config.json, metrics.jsonl, tensorboard/, samples/, samples.png,
+checkpoints/ and, at the end, model.safetensors (for ``python -m sagan_base.sample``).
+"""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from sagan_base.cli import usage_errors
+from sagan_base.config import ModelConfig, RunConfig
+from sagan_base.data import ImageData, load_data
+from sagan_base.distributed import Processes, processes
+from sagan_base.generator import Generator
+from sagan_base.metrics.evaluate import evaluate
+from sagan_base.options import add_config_options, config_from_options
+from sagan_base.training import TrainingInterrupted, TrainingRun, TrainingStopped, TrainResult
+
+FEATURES = ("classifier", "efficientnet", "inception")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every option of the command."""
+
+    def wide(prog: str) -> argparse.HelpFormatter:
+        return argparse.HelpFormatter(prog, max_help_position=34, width=min(120, shutil.get_terminal_size().columns))
+
+    parser = argparse.ArgumentParser(
+        prog="python -m sagan_base.train",
+        description="Train a SAGAN with sparse or dense attention. The same command resumes a run that was stopped.",
+        formatter_class=wide,
+    )
+    parser.add_argument("--data", default="digits", help="data set, as NAME or NAME:PATH (default: digits)")
+    parser.add_argument(
+        "--out", type=Path, help="the run's folder (default: runs/DATA-HASH, HASH of the configuration)"
+    )
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    parser.add_argument("--cache", type=Path, help="folder for decoded images and real statistics")
+    parser.add_argument("--features", choices=FEATURES, help="evaluate on these features; not at all by default")
+    parser.add_argument("--weights", type=Path, help="file of the extractor's weights, for --features inception")
+    parser.add_argument(
+        "--num-samples", type=int, metavar="N", help="samples of an evaluation (default: as many as data)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the configuration as JSON and stop")
+    add_config_options(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 (the run had to stop), 130 or 143 (it was asked to)."""
+    arguments = build_parser().parse_args(argv)
+    with processes(arguments.device) as place:
+        with usage_errors():
+            run = _prepare(arguments, place)
+        if run is None:
+            return 0
+        try:
+            result = run.train()
+        except (TrainingStopped, TrainingInterrupted) as stop:
+            if place.is_first:
+                print(stop, file=sys.stderr)
+            return stop.exit_code
+        if place.is_first:
+            print(summary(result))
+        return 0
+
+
+def _prepare(arguments: argparse.Namespace, place: Processes) -> TrainingRun | None:
+    """Everything that can be wrong with the options; None after a dry run."""
+    if arguments.features is None and (arguments.weights or arguments.num_samples or "metrics_every" in arguments):
+        raise ValueError(f"--metrics-every, --num-samples and --weights need --features; give one of {FEATURES}")
+    config_from_options(arguments, arguments.data)  # refuses bad values before the data is read
+    data = _load_in_turn(arguments, place)
+    config = config_from_options(arguments, arguments.data, image_channels=data.channels, num_classes=data.num_classes)
+    if arguments.dry_run:
+        if place.is_first:
+            print(json.dumps(config.to_dict(), indent=2))
+        return None
+    out = arguments.out or default_folder(config)
+    run = TrainingRun(config, data, out, place, _evaluation(arguments, data))
+    if place.is_first:
+        where = f"{place.count} processes, " if place.count > 1 else ""
+        print(f"{data.describe()}\nrun: {out}, {where}{place.device.type}, {parameters(run)}", flush=True)
+    return run
+
+
+def _load_in_turn(arguments: argparse.Namespace, place: Processes) -> ImageData:
+    """Process 0 first, because it may have to decode pictures into the cache that the others then read."""
+    if not place.is_first:
+        place.wait()
+    resolution = getattr(arguments, "resolution", ModelConfig.resolution)
+    data = load_data(arguments.data, resolution, getattr(arguments, "image_channels", None), cache=arguments.cache)
+    if place.is_first:
+        place.wait()
+    return data
+
+
+def _evaluation(arguments: argparse.Namespace, data: ImageData) -> Callable[[Generator, int], dict[str, float]] | None:
+    if arguments.features is None:
+        return None
+    return lambda generator, step: evaluate(
+        generator,
+        data,
+        arguments.features,
+        num_samples=arguments.num_samples,
+        cache=arguments.cache,
+        weights=arguments.weights,
+    )
+
+
+def default_folder(config: RunConfig) -> Path:
+    """``runs/DATA-HASH``: the hash leaves out the number of steps, so that a longer run continues the shorter one."""
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", config.data.rstrip("/").rsplit("/", 1)[-1]).strip("-")
+    return Path("runs") / f"{name}-{config.config_hash(with_steps=False)}"
+
+
+def parameters(run: TrainingRun) -> str:
+    """The sizes of the networks, for a person."""
+    networks = {"generator": run.updates.generator, "discriminator": run.updates.discriminator}
+    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+    return "; ".join(f"{name} {count:,} parameters" for name, count in counts.items())
+
+
+def summary(result: TrainResult) -> str:
+    """What a person wants to know at the end."""
+    done = "was finished already" if result.resumed_from == result.steps else "finished"
+    shown = {name: value for name, value in result.metrics.items() if name not in ("step", "seconds")}
+    width = max(map(len, shown), default=0)
+    return "\n".join(
+        [
+            f"{done}: {result.steps:,} steps in {result.seconds:.0f} s of training, "
+            f"{result.images_per_second:.0f} images/s",
+            *(f"  {name:{width}}  {value:.4g}" for name, value in shown.items()),
+            f"samples: {result.out / 'samples.png'}",
+            f"model:   {result.model}",
+            f"more:    python -m sagan_base.sample {result.model} --sheet sheet.png",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
