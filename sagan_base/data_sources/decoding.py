@@ -91,6 +91,8 @@ def _decode_rows(listing: Listing, pixels: np.ndarray, finished: np.ndarray, pro
         rows = range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(listing.files)))
         for row in rows:
             pixels[row] = read_square(listing.files[row], pixels.shape[-1], pixels.shape[1])
+        if isinstance(pixels, np.memmap):
+            pixels.flush()  # the mark must not reach the disk before what it promises
         finished[chunk] = 1
         return len(rows)
 
