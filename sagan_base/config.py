@@ -99,8 +99,9 @@ class ModelConfig:
         for name in ("num_classes", "latent_dim", "generator_width", "discriminator_width"):
             _require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} is not positive")
         for name in ("generator_attention", "discriminator_attention"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, (min(32, self.resolution // 2),))
+            sides = getattr(self, name)
+            sides = (min(32, self.resolution // 2),) if sides is None else tuple(sides)
+            object.__setattr__(self, name, sides)
         if self.attention is not None:
             self._check_sides("generator_attention", self.generator_sides)
             self._check_sides("discriminator_attention", self.discriminator_sides)
@@ -278,4 +279,7 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
         elif isinstance(value, list):
             value = tuple(value)
         arguments[name] = value
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{cls.__name__} cannot be made from {arguments}: {error}") from error
