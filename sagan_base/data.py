@@ -38,8 +38,8 @@ class ImageData:
     """
 
     name: str
-    images: Tensor
-    labels: Tensor
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
     class_names: tuple[str, ...]
     fingerprint: str = ""
     source: str = ""

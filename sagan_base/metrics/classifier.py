@@ -123,7 +123,7 @@ def train_classifier(data: ImageData, config: ClassifierConfig, progress: bool =
             index = next(order)
             images = _shift(data.images[index].cpu(), config.max_shift)
             _, logits = model(images)
-            loss = F.cross_entropy(logits, data.labels[index], label_smoothing=0.1)
+            loss = F.cross_entropy(logits, data.labels[index].cpu())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

