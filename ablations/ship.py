@@ -1,0 +1,162 @@
+"""Put the model of a finished run into the package: weights, card (JSON and Markdown) and sheet of samples.
+
+    python ablations/ship.py runs/ablation/ylg-seed0 --name digits
+
+The figures on the card are those that the run measured; nothing is typed in. Read next: sagan_base/models.py.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ablations.records import Record, read_record
+from sagan_base.atomic import atomic_write
+from sagan_base.cli import usage_errors
+from sagan_base.config import ModelConfig, RunConfig
+from sagan_base.models import SHIPPED, ModelCard
+
+
+@dataclass(frozen=True)
+class DataTerms:
+    """What a card says about a data set: where it is from, and the terms of models trained on it."""
+
+    source: str
+    licence: str
+
+
+TERMS = {
+    "digits": DataTerms(
+        "the handwritten digits of scikit-learn (test part of Alpaydin and Kaynak's Optical Recognition of "
+        "Handwritten Digits, UCI; 8x8 grey images, enlarged)",
+        "data CC BY 4.0 (UCI); weights MIT, as this package",
+    ),
+    "fashion-mnist": DataTerms(
+        "Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017; 28x28 grey images, enlarged)",
+        "data MIT (Zalando SE); weights MIT, as this package",
+    ),
+    "cifar10": DataTerms(
+        "CIFAR-10 (Krizhevsky, 2009; 32x32 colour images)",
+        "data published for research without a licence; weights MIT, as this package",
+    ),
+    "cifar10_jpeg": DataTerms(
+        "CIFAR-10 (Krizhevsky, 2009; 32x32 colour images) stored as JPEG of quality 75, so slightly lossy",
+        "data published for research without a licence; weights MIT, as this package",
+    ),
+}
+INTENDED_USE = "demonstrations, tests and the study of sparse attention; trying inversion and attention maps at once"
+LIMITS = "a small network trained briefly; it knows only the classes above and shows nothing about larger images"
+
+
+def describe_network(model: ModelConfig) -> str:
+    """A network in one line."""
+    text = f"SAGAN, widths {model.generator_width} (G) and {model.discriminator_width} (D), "
+    attention = model.attention
+    if attention is None:
+        return text + "no attention"
+    sides = sorted({*model.generator_attention, *model.discriminator_attention})
+    return (
+        f"{text}{attention.num_heads} heads of {attention.pattern} in {attention.order} order, "
+        f"alignment {attention.alignment}, at {' and '.join(f'{side}x{side}' for side in sides)}"
+    )
+
+
+def make_card(name: str, record: Record, config: RunConfig, class_names: tuple[str, ...], weights: bytes) -> ModelCard:
+    """The card of a run's model.
+
+    Raises:
+        ValueError: nothing is known of the terms of its data.
+    """
+    data_name = record.setting["data"]
+    if data_name not in TERMS:
+        raise ValueError(
+            f"nothing is known about the licence of {data_name!r}; add it to TERMS in {Path(__file__).name}"
+        )
+    recipe, model = config.recipe, config.model
+    machine = record.provenance["machine"]
+    accuracy = {} if record.class_accuracy is None else {"class accuracy (SVM on real images)": record.class_accuracy}
+    return ModelCard(
+        name=name,
+        sha256=hashlib.sha256(weights).hexdigest(),
+        bytes=len(weights),
+        data=TERMS[data_name].source,
+        licence=TERMS[data_name].licence,
+        resolution=model.resolution,
+        image_channels=model.image_channels,
+        classes=class_names,
+        recipe=f"{recipe.name}, batch {recipe.batch_size}, lr {recipe.generator_lr:g} / {recipe.discriminator_lr:g}, "
+        f"Adam {recipe.betas}, EMA {recipe.ema_decay:g}",
+        network=describe_network(model),
+        seed=record.seed,
+        steps=record.setting["steps"],
+        seconds=record.seconds,
+        hardware=machine.get("gpu") or f"{machine['threads']} thread(s) of {machine['cpu']}",
+        metrics={**record.metrics, **accuracy},
+        command=record.provenance["command"],
+        revision=record.provenance["git"]["revision"] or "unknown",
+        intended_use=INTENDED_USE,
+        limits=LIMITS,
+    )
+
+
+def card_page(card: ModelCard) -> str:
+    """The card as Markdown."""
+    facts = {
+        "Data": card.data,
+        "Licence": card.licence,
+        "Classes": ", ".join(card.classes),
+        "Images": f"{card.resolution}x{card.resolution}, {'grey' if card.image_channels == 1 else 'colour'}",
+        "Network": card.network,
+        "Recipe": card.recipe,
+        "Training": f"{card.steps} steps, seed {card.seed}, {card.seconds / 60:.1f} minutes on {card.hardware}",
+        "Command": f"`{card.command}` at revision {card.revision[:12]}",
+        "File": f"`{card.name}.safetensors`, {card.bytes:,} bytes, SHA-256 `{card.sha256}`",
+        "Intended use": card.intended_use,
+        "Limits": card.limits,
+    }
+    lines = [f"# {card.name}", "", f"![Samples, a row per class]({card.name}.png)", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {text} |" for name, text in facts.items()]
+    lines += ["", "| metric | value |", "|---|---|"]
+    lines += [f"| {name} | {value:.4g} |" for name, value in card.metrics.items()]
+    return "\n".join(lines) + "\n"
+
+
+def ship(run: Path, name: str, destination: Path = SHIPPED) -> ModelCard:
+    """Copy the run's model into ``destination`` with its card and samples.
+
+    Raises:
+        ValueError: the folder holds no finished run.
+    """
+    record = read_record(run)
+    if record is None:
+        raise ValueError(f"{run} holds no finished run (no result.json); finish it with ablations/run.py first")
+    kept = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    weights = (run / "model.safetensors").read_bytes()
+    card = make_card(name, record, RunConfig.from_dict(record.config), tuple(kept["data"]["class_names"]), weights)
+    # The card goes last: without it the model does not exist, so a crash leaves no card without its weights.
+    for source, suffix in ((run / "model.safetensors", ".safetensors"), (run / "samples.png", ".png")):
+        with atomic_write(destination / f"{name}{suffix}") as path:
+            shutil.copyfile(source, path)
+    for suffix, text in ((".md", card_page(card)), (".json", json.dumps(asdict(card), indent=1) + "\n")):
+        with atomic_write(destination / f"{name}{suffix}") as path:
+            path.write_text(text, encoding="utf-8")
+    return card
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = argparse.ArgumentParser(
+        "ablations/ship.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run of ablations/run.py")
+    options.add_argument("--name", required=True, help="what --model will call it")
+    options.add_argument("--out", type=Path, default=SHIPPED, metavar="DIR", help="default: the package's own folder")
+    arguments = options.parse_args(argv)
+    with usage_errors():
+        card = ship(arguments.run, arguments.name, arguments.out)
+    print(card.summary())
+
+
+if __name__ == "__main__":
+    main()
