@@ -1,0 +1,126 @@
+"""A study of patterns: what patterns.py was asked to draw, checked, with its masks and its table of measures."""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from sagan_base.atomic import atomic_write
+from ylg import flow_report, grid_order, sparse_head_masks, sparse_step_masks
+from ylg.heads import ALIGNMENTS, HeadPattern, head_steps, heads_needed
+from ylg.orders import ORDERS, Grid, check_grid
+from ylg.patterns import Pattern
+
+DEFAULT_PATTERNS = ("ltr_rtl", "strided", "strided_original", "butterfly", "fixed", "star", "dense")
+LARGEST = 4096  # positions: a picture of a matrix of more would show nothing and take minutes
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Attributes:
+    key_grid, query_grid: (rows, cols).
+    heads: of each layout asked for, the (pattern, step counted from 0) of its distinct heads.
+    patterns: the single patterns among them. steps: the same, as masks over positions.
+    orders: the cell of the key grid at each position. views: (layout, order, alignment) -> masks of the heads.
+    stride: size of the blocks in pictures and in measures on the grid.
+    query: (row, column) of the query whose view is drawn.
+    """
+
+    key_grid: Grid
+    query_grid: Grid
+    heads: dict[str, list[tuple[Pattern, int]]]
+    patterns: dict[str, Pattern]
+    steps: dict[str, tuple[csr_array, ...]]
+    orders: dict[str, np.ndarray]
+    alignments: tuple[str, ...]
+    views: dict[tuple[str, str, str], list[csr_array]]
+    stride: int
+    query: tuple[int, int]
+
+    @property
+    def positions(self) -> int:
+        return self.key_grid[0] * self.key_grid[1]
+
+
+def prepare(
+    pattern: Sequence[str] = DEFAULT_PATTERNS,
+    order: Sequence[str] = tuple(ORDERS),
+    grid: str = "16x16",
+    query_grid: str | None = None,
+    stride: int | None = None,
+    alignment: Sequence[str] = tuple(ALIGNMENTS),
+    query: Sequence[int] | None = None,
+) -> Study:
+    """Check what was asked for and build every mask.
+
+    Args:
+        pattern: names of patterns and layouts; names joined by commas share the heads.
+        order, alignment: names.
+        grid, query_grid: "ROWSxCOLS" of keys and queries; by default twice as many queries each way.
+        stride: of the blocks; None leaves it to each pattern.
+        query: (row, column) of the query whose view is drawn; by default a little below and left of the middle.
+
+    Raises:
+        ValueError: anything a caller can mend, by value and remedy.
+    """
+    key_grid = parse_grid(grid)
+    queries = parse_grid(query_grid) if query_grid else (2 * key_grid[0], 2 * key_grid[1])
+    n = key_grid[0] * key_grid[1]
+    if n > LARGEST:
+        raise ValueError(f"grid {grid} has {n} positions; pictures are drawn of up to {LARGEST} (64x64)")
+    viewer = (queries[0] * 5 // 8, queries[1] * 3 // 8) if query is None else tuple(query)
+    if not (0 <= viewer[0] < queries[0] and 0 <= viewer[1] < queries[1]):
+        raise ValueError(f"query {viewer} is outside the query grid {queries}; rows and columns count from 0")
+    layouts: dict[str, HeadPattern] = {name: name.split(",") if "," in name else name for name in pattern}
+    heads = {name: head_steps(layout, heads_needed(layout)) for name, layout in layouts.items()}
+    patterns = {chosen.name: chosen for steps in heads.values() for chosen, _ in steps}
+    orders = {name: grid_order(*key_grid, name).numpy() for name in order}
+    return Study(
+        key_grid=key_grid,
+        query_grid=queries,
+        heads=heads,
+        patterns=patterns,
+        steps={name: sparse_step_masks(chosen, n, stride) for name, chosen in patterns.items()},
+        orders=orders,
+        alignments=tuple(dict.fromkeys(alignment)),
+        views={
+            (name, order, kind): sparse_head_masks(layout, queries, key_grid, len(heads[name]), cells, kind, stride)
+            for name, layout in layouts.items()
+            for order, cells in orders.items()
+            for kind in alignment
+        },
+        stride=math.isqrt(n) if stride is None else stride,
+        query=(int(viewer[0]), int(viewer[1])),
+    )
+
+
+def parse_grid(text: str) -> Grid:
+    """ "16x12" as (16, 12)."""
+    rows, _, cols = text.partition("x")
+    if not (rows.isdecimal() and cols.isdecimal()):
+        raise ValueError(f"a grid is written ROWSxCOLS, such as 16x16; got {text!r}")
+    return check_grid((int(rows), int(cols)), "grid")
+
+
+def comparison(study: Study) -> list[dict[str, Any]]:
+    """The flow report of every pattern under every order."""
+    return [
+        {"pattern": name, "order": order, **flow_report(steps, study.key_grid, cells, study.stride)}
+        for name, steps in study.steps.items()
+        for order, cells in study.orders.items()
+    ]
+
+
+def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    """One line for each pattern and order; where there is a number for each step, they are joined by spaces."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            lists = {key: " ".join(map(str, value)) for key, value in row.items() if isinstance(value, (list, tuple))}
+            writer.writerow({**row, **lists})

@@ -1,0 +1,156 @@
+"""Draw sparse attention patterns and compare them: masks, flow graphs, orders, and what a query sees on the image.
+
+Writes PNG and SVG pictures, comparison.csv and one self-contained page, index.html, into a folder. Patterns are named
+as everywhere (ltr, strided, butterfly3, ltr_rtl, ...); names joined by commas share the heads (ltr,dense). A pattern
+of your own takes part once a file registers it:
+
+    # my_patterns.py
+    import ylg
+    ylg.register_pattern("mine", lambda n, stride: ylg.step_masks("ltr", n, stride) | ylg.step_masks("rtl", n, stride))
+
+Examples:
+
+    python analysis/patterns.py                                   # the paper's patterns on a 16x16 grid
+    python analysis/patterns.py --pattern ltr mine --patterns-from my_patterns.py --grid 12x20 --order hilbert
+    python analysis/patterns.py --overview docs/masks             # only the picture of the README
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from scipy.sparse import csr_array
+from tqdm import tqdm
+
+from analysis import pattern_drawings as draw
+from analysis.pattern_page import Picture, write_page
+from analysis.pattern_study import DEFAULT_PATTERNS, Study, comparison, prepare, write_csv
+from sagan_base.cli import usage_errors
+from ylg import grid_order, information_flow_graph, sparse_step_masks
+from ylg.flow_measures import relays
+from ylg.heads import ALIGNMENTS, LAYOUTS
+from ylg.orders import ORDERS
+from ylg.patterns import load_patterns, pattern_names
+from ylg.reach import unreachable_pair
+
+Drawing = tuple[str, str, Callable[[], Figure]]  # file name, caption, and the function that draws it
+
+
+def drawings(study: Study) -> dict[str, list[Drawing]]:
+    """Every figure, not yet drawn, by section of the page."""
+    return {
+        "masks": [_masks(study, name) for name in study.steps],
+        "flow": [found for name in study.steps if (found := _flow(study, name))],
+        "orders": [_order(study, order) for order in study.orders],
+        "seen": [_seen(study, name, order) for name in study.heads for order in study.orders],
+    }
+
+
+def _masks(study: Study, name: str) -> Drawing:
+    caption = study.patterns[name].about
+    return f"masks_{name}", caption, lambda: draw.masks_figure(study.steps[name], name, study.stride)
+
+
+def _flow(study: Study, name: str) -> Drawing | None:
+    steps = _few_positions(study, name)
+    if steps is None:
+        return None
+    pair = unreachable_pair(steps)
+    source = steps[0].shape[0] // 3 if pair is None else pair[1]
+    caption = f"{name} over {steps[0].shape[0]} positions"
+    return f"flow_{name}", caption, lambda: draw.flow_figure(information_flow_graph(steps), name, source)
+
+
+def _few_positions(study: Study, name: str) -> tuple[csr_array, ...] | None:
+    """The pattern over so few positions that its graph can be read; None where it is not defined for so few."""
+    if study.positions <= 16:
+        return study.steps[name]
+    try:
+        return sparse_step_masks(study.patterns[name], 16)
+    except ValueError as error:
+        print(f"no flow graph of {name}, which has none for 16 positions: {error}", file=sys.stderr)
+        return None
+
+
+def _order(study: Study, order: str) -> Drawing:
+    """The order on the grid, with the relays of the first pattern that has some but not everywhere."""
+    found = {name: relays(steps, study.stride) for name, steps in study.steps.items()}
+    name = next((name for name, cells in found.items() if 0 < cells.size < study.positions), None)
+    caption = f"dots: relays of {name}" if name else ""
+    cells, marked = study.orders[order], found.get(name)
+    return f"order_{order}", caption, lambda: draw.order_figure(cells, study.key_grid, order, study.stride, marked)
+
+
+def _seen(study: Study, name: str, order: str) -> Drawing:
+    title = f"{name}, {order} order: what the query at row {study.query[0]}, column {study.query[1]} sees"
+
+    def figure() -> Figure:
+        return draw.seen_figure(
+            {alignment: study.views[name, order, alignment] for alignment in study.alignments},
+            [(f"{chosen.name}, step {step + 1}", step) for chosen, step in study.heads[name]],
+            study.query_grid,
+            study.key_grid,
+            study.query,
+            title,
+        )
+
+    return f"seen_{name.replace(',', '+')}_{order}", title, figure
+
+
+def overview() -> Figure:
+    """The picture of the README: LTR and RTL over an 8x8 grid in ESA order."""
+    return draw.overview_figure(grid_order(8, 8).numpy(), 8, sparse_step_masks("ltr", 64), sparse_step_masks("rtl", 64))
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python analysis/patterns.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    patterns = ", ".join([*pattern_names(), "butterfly3", "butterfly4 and so on", *LAYOUTS])
+    drawn = " ".join(DEFAULT_PATTERNS)
+    add = made.add_argument
+    add("--pattern", nargs="+", default=DEFAULT_PATTERNS, metavar="NAME", help=f"{patterns} (default: {drawn})")
+    add("--order", nargs="+", default=tuple(ORDERS), metavar="NAME", help=f"{', '.join(ORDERS)} (default: all)")
+    add("--grid", default="16x16", metavar="ROWSxCOLS", help="the grid of the keys (default: 16x16)")
+    add("--query-grid", metavar="ROWSxCOLS", help="that of the queries, a multiple of it (default: twice the keys')")
+    add("--stride", type=int, metavar="S", help="size of the blocks, 1..n (default: floor of the square root of n)")
+    add("--alignment", nargs="+", default=tuple(ALIGNMENTS), metavar="NAME", help="pool, tile, rows (default: all)")
+    add("--query", nargs=2, type=int, metavar=("ROW", "COL"), help="the query whose view is drawn, counted from 0")
+    add("--patterns-from", action="append", default=[], metavar="FILE.py", help="a Python file that registers patterns")
+    add("--out", type=Path, default=Path("runs/patterns"), metavar="FOLDER", help="default: runs/patterns")
+    add("--overview", type=Path, metavar="STEM", help="draw only the picture of the README, STEM.png and STEM.svg")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = vars(parser().parse_args(argv))
+    out, stem, files = options.pop("out"), options.pop("overview"), options.pop("patterns_from")
+    if stem:
+        with usage_errors():
+            draw.save(overview(), stem)
+        print(f"wrote {stem}.png and {stem}.svg")
+        return
+    with usage_errors():
+        for path in files:
+            load_patterns(path)
+        study = prepare(**options)
+        out.mkdir(parents=True, exist_ok=True)
+    rows = comparison(study)
+    write_csv(rows, out / "comparison.csv")
+    planned = drawings(study)
+    pictures: dict[str, list[Picture]] = {section: [] for section in planned}
+    with tqdm(total=sum(map(len, planned.values())), unit="picture") as progress:
+        for section, entries in planned.items():
+            for name, caption, figure in entries:
+                pictures[section].append(Picture(name, caption, draw.save(figure(), out / name)))
+                progress.update()
+    write_page(study, rows, pictures, out / "index.html")
+    print(f"{out / 'index.html'}: {progress.total} pictures, also as PNG and SVG; comparison.csv: {len(rows)} rows")
+
+
+if __name__ == "__main__":
+    main()
