@@ -4,10 +4,28 @@ An option that is not given leaves its field to the recipe or to the dataclass's
 """
 
 import argparse
+import shutil
 from dataclasses import MISSING, fields, replace
-from typing import Any, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from sagan_base.config import RECIPES, AttentionConfig, ModelConfig, NumericsConfig, Recipe, RunConfig, TrainConfig
+
+
+class Parser(argparse.ArgumentParser):
+    """Wide help, no abbreviations (a later option would change their meaning), and a mistake is one line."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, formatter_class=_wide, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; --help shows the options\n")
+
+
+def _wide(prog: str) -> argparse.HelpFormatter:
+    return argparse.HelpFormatter(
+        prog, max_help_position=34, width=min(120, shutil.get_terminal_size((120, 24)).columns)
+    )
+
 
 # Field -> what the help says. A test checks that these are exactly the fields there are.
 HELP: dict[type, dict[str, str]] = {
@@ -22,8 +40,7 @@ HELP: dict[type, dict[str, str]] = {
         "discriminator_attention": "the same in the discriminator",
     },
     AttentionConfig: {
-        "pattern": "pattern of the heads: dense, fixed, ltr, rtl, ltr_rtl, strided, butterfly, ...; "
-        "'none' for networks without attention",
+        "pattern": "pattern of the heads: dense, fixed, ltr, rtl, ltr_rtl, strided, butterfly, ...",
         "num_heads": "heads of each attention layer",
         "order": "numbering of the cells: raster, manhattan (ESA), hilbert, morton or snake",
         "alignment": "how a query cell picks its row of the key grid: pool, tile or rows (the published code)",
@@ -83,6 +100,8 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     recipes.add_argument("--recipe", choices=sorted(RECIPES), default="paper", help="named preset (default: paper)")
     for part, title in _GROUPS.items():
         group = recipes if part is Recipe else parser.add_argument_group(title)
+        if part is AttentionConfig:
+            group.add_argument("--no-attention", dest="attention", action="store_false", help="networks without any")
         for name in option_fields(part):
             group.add_argument(
                 "--" + name.replace("_", "-"),
@@ -104,12 +123,9 @@ def config_from_options(arguments: argparse.Namespace, data: str, **data_fields:
     given = {part: {n: v for n, v in vars(arguments).items() if n in option_fields(part)} for part in _GROUPS}
     recipe = RECIPES[arguments.recipe]
     recipe = replace(recipe, **given[Recipe], numerics=replace(recipe.numerics, **given[NumericsConfig]))
-    attention = None
-    if given[AttentionConfig].get("pattern") != "none":
-        attention = AttentionConfig(**given[AttentionConfig])
-    elif len(given[AttentionConfig]) > 1:
-        others = sorted(set(given[AttentionConfig]) - {"pattern"})
-        raise ValueError(f"{others} describe an attention layer, but --pattern none asks for a network without any")
+    if not arguments.attention and given[AttentionConfig]:
+        raise ValueError(f"{sorted(given[AttentionConfig])} describe an attention layer; leave out --no-attention")
+    attention = AttentionConfig(**given[AttentionConfig]) if arguments.attention else None
     model = ModelConfig(**{**data_fields, **given[ModelConfig]}, attention=attention)
     return RunConfig(model, recipe, TrainConfig(**given[TrainConfig]), data)
 

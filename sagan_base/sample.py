@@ -20,6 +20,7 @@ from sagan_base.cli import usage_errors
 from sagan_base.draws import latents, stream, truncated_latents
 from sagan_base.generator import Generator
 from sagan_base.models import resolve_model
+from sagan_base.options import Parser
 from sagan_base.preview import sample_sheet
 
 MOST_ON_A_SHEET = 10_000
@@ -68,9 +69,7 @@ def find_classes(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Every option of the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sagan_base.sample", description="Draw samples from a trained model, as a sheet or as files."
-    )
+    parser = Parser("python -m sagan_base.sample", "Draw samples from a trained model, as a sheet or as files.")
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("checkpoint", nargs="?", type=Path, help="a .safetensors file of a run, or the run's folder")
     model.add_argument("--model", metavar="NAME", help="a shipped model; python -m sagan_base.models lists them")

@@ -8,7 +8,6 @@ checkpoints/ and, at the end, model.safetensors (for ``python -m sagan_base.samp
 import argparse
 import json
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes, processes
 from sagan_base.generator import Generator
 from sagan_base.metrics.evaluate import evaluate
-from sagan_base.options import add_config_options, config_from_options
+from sagan_base.options import Parser, add_config_options, config_from_options
 from sagan_base.training import TrainingInterrupted, TrainingRun, TrainingStopped, TrainResult
 
 FEATURES = ("classifier", "efficientnet", "inception")
@@ -27,14 +26,9 @@ FEATURES = ("classifier", "efficientnet", "inception")
 
 def build_parser() -> argparse.ArgumentParser:
     """Every option of the command."""
-
-    def wide(prog: str) -> argparse.HelpFormatter:
-        return argparse.HelpFormatter(prog, max_help_position=34, width=min(120, shutil.get_terminal_size().columns))
-
-    parser = argparse.ArgumentParser(
-        prog="python -m sagan_base.train",
-        description="Train a SAGAN with sparse or dense attention. The same command resumes a run that was stopped.",
-        formatter_class=wide,
+    parser = Parser(
+        "python -m sagan_base.train",
+        "Train a SAGAN with sparse or dense attention. The same command resumes a run that was stopped.",
     )
     parser.add_argument("--data", default="digits", help="data set, as NAME or NAME:PATH (default: digits)")
     parser.add_argument(

@@ -1,0 +1,378 @@
+"""The training engine: what an update computes, what a run leaves behind, when it stops."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import sagan_base.updates
+from sagan_base.checkpoint import checkpoint_files, load_checkpoint, read_checkpoint
+from sagan_base.distributed import Processes
+from sagan_base.health import COLLAPSED_STEPS, Health
+from sagan_base.run_log import read_metrics
+from sagan_base.training import TrainingInterrupted, TrainingStopped, train
+from sagan_base.updates import LOSSES, Updates
+
+ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
+
+
+class PlainGenerator(nn.Module):
+    """No batch statistics and no power iteration: what remains is exactly linear in the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = nn.Embedding(3, 8)
+        self.linear = nn.Linear(8, 256)
+
+    def forward(self, z, labels):
+        return torch.tanh(self.linear(z + self.classes(labels))).view(-1, 1, 16, 16)
+
+    def attention_layers(self):
+        return {}
+
+
+class PlainDiscriminator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = nn.Embedding(3, 8)
+        self.linear = nn.Linear(256, 8)
+
+    def forward(self, images, labels):
+        features = torch.relu(self.linear(images.flatten(1)))
+        return (features * (1 + self.classes(labels))).sum(1)
+
+    def attention_layers(self):
+        return {}
+
+
+@pytest.fixture
+def plain_networks(monkeypatch):
+    def build(config):
+        with torch.random.fork_rng():
+            torch.manual_seed(config.training.seed)
+            return PlainGenerator(), PlainDiscriminator()
+
+    monkeypatch.setattr(sagan_base.updates, "build_networks", build)
+
+
+def updates_of(config, data) -> Updates:
+    return Updates(config, ALONE, data.batch, len(data))
+
+
+def test_one_step_is_that_of_a_loop_written_out(plain_networks, tiny_config, tiny_data):
+    config = tiny_config(discriminator_steps=2, seed=3)
+    updates = updates_of(config, tiny_data)
+    generator, discriminator = sagan_base.updates.build_networks(config)
+    adam_g = torch.optim.Adam(generator.parameters(), 1e-4, (0.0, 0.9), 1e-8, foreach=False)
+    adam_d = torch.optim.Adam(discriminator.parameters(), 4e-4, (0.0, 0.9), 1e-8, foreach=False)
+    shown = []
+    for step in (1, 2):
+        losses = dict(zip(LOSSES, updates.step(step).tolist(), strict=True))
+        d_losses = []
+        for repeat in range(2):
+            position = ((step - 1) * 2 + repeat) * 8
+            index = sagan_base.updates.image_indices(3, position, 8, 30)
+            shown += index.tolist()
+            real, real_labels = tiny_data.images[index] / 127.5 - 1, tiny_data.labels[index]
+            z, labels = updates._draw("discriminator", step, repeat)
+            fake = generator(z, labels).detach()
+            d_loss = (1 - discriminator(real, real_labels)).clamp(min=0).mean()
+            d_loss = d_loss + (1 + discriminator(fake, labels)).clamp(min=0).mean()
+            adam_d.zero_grad()
+            d_loss.backward()
+            adam_d.step()
+            d_losses.append(d_loss.item())
+        z, labels = updates._draw("generator", step)
+        g_loss = -discriminator(generator(z, labels), labels).mean()
+        adam_g.zero_grad()
+        g_loss.backward()
+        adam_g.step()
+        assert losses["discriminator_loss"] == pytest.approx(sum(d_losses) / 2, abs=1e-5)
+        assert losses["generator_loss"] == pytest.approx(g_loss.item(), abs=1e-5)
+    assert sorted(shown[:30]) == list(range(30))  # the first epoch, each image once
+    for ours, theirs in ((updates.generator, generator), (updates.discriminator, discriminator)):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_accumulated_micro_batches_equal_the_big_batch(plain_networks, tiny_config, tiny_data, accumulation):
+    whole, parts = (updates_of(tiny_config(accumulation=n), tiny_data) for n in (1, accumulation))
+    for step in (1, 2, 3):
+        torch.testing.assert_close(whole.step(step), parts.step(step), atol=1e-5, rtol=1e-5)
+    for a, b in zip(whole.generator.parameters(), parts.generator.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_a_generator_update_leaves_the_discriminator_alone(tiny_config, tiny_data):
+    updates = updates_of(tiny_config(), tiny_data)
+    before = [p.clone() for p in updates.discriminator.parameters()]
+    updates._update_generator(1)
+    assert all(torch.equal(a, b) for a, b in zip(before, updates.discriminator.parameters(), strict=True))
+    assert all(p.grad is None and p.requires_grad for p in updates.discriminator.parameters())
+
+
+def test_a_discriminator_update_leaves_the_generator_alone(tiny_config, tiny_data):
+    updates = updates_of(tiny_config(), tiny_data)
+    before = [p.clone() for p in updates.generator.parameters()]
+    updates._update_discriminator(1, 0)
+    assert all(torch.equal(a, b) for a, b in zip(before, updates.generator.parameters(), strict=True))
+    assert all(p.grad is None for p in updates.generator.parameters())
+
+
+def test_flipping_shows_some_images_mirrored_and_the_others_as_they_are(tiny_config, tiny_data):
+    seen = []
+    updates = updates_of(tiny_config(flip=True), tiny_data)
+    forward = updates.discriminator.forward
+    updates._parallel_discriminator = lambda images, labels: (seen.append(images[:8]), forward(images, labels))[1]
+    updates._update_discriminator(1, 0)
+    originals, _ = tiny_data.batch(sagan_base.updates.image_indices(0, 0, 8, 30))
+    kept = [torch.equal(a, b) for a, b in zip(seen[0], originals, strict=True)]
+    mirrored = [torch.equal(a, b.flip(-1)) for a, b in zip(seen[0], originals, strict=True)]
+    assert all(k != m for k, m in zip(kept, mirrored, strict=True))
+    assert any(kept) and any(mirrored)
+
+
+def test_bfloat16_keeps_the_weights_in_float32_and_changes_the_losses_slightly(tiny_config, tiny_data):
+    full, half = (updates_of(tiny_config(precision=p), tiny_data) for p in ("float32", "bfloat16"))
+    exact, rounded = full.step(1), half.step(1)
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(exact, rounded, atol=0.1, rtol=0.1)
+    assert {p.dtype for p in half.generator.parameters()} == {torch.float32}
+
+
+def test_the_memory_layout_does_not_change_the_numbers(tiny_config, tiny_data):
+    usual, last = (updates_of(tiny_config(channels_last=c), tiny_data) for c in (False, True))
+    torch.testing.assert_close(usual.step(1), last.step(1), atol=1e-5, rtol=1e-4)
+    convolution = last.generator.blocks[0].conv1.parametrizations.weight.original
+    assert convolution.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_unconditional_network_trains_on_labelled_data(tiny_config, tiny_data, tmp_path):
+    config = tiny_config(steps=1)
+    config = replace(config, model=replace(config.model, num_classes=1))
+    assert train(config, tiny_data, tmp_path, progress=False).generator.num_classes == 1
+
+
+def test_a_batch_that_does_not_divide_is_refused(tiny_config, tiny_data, tmp_path):
+    with pytest.raises(ValueError, match=r"batch_size=8 does not divide into accumulation=3 .* use a multiple of 3"):
+        train(tiny_config(accumulation=3), tiny_data, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_of_another_size_or_other_classes_is_refused(tiny_config, tiny_data, tmp_path):
+    config = tiny_config()
+    with pytest.raises(ValueError, match="the network makes 3-channel images of side 16, but 'noise' has 1 channels"):
+        train(replace(config, model=replace(config.model, image_channels=3)), tiny_data, tmp_path)
+    with pytest.raises(ValueError, match="num_classes=5, but 'noise' has 3 classes; use 3, or 1"):
+        train(replace(config, model=replace(config.model, num_classes=5)), tiny_data, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_config, tiny_data):
+    out = tmp_path_factory.mktemp("finished") / "run"
+    seen = []
+
+    def evaluate(generator, step):
+        assert not generator.training
+        seen.append(step)
+        return {"FD (noise)": 100.0 - step}
+
+    config = tiny_config(steps=6, log_every=2, sample_every=4, metrics_every=3, keep_checkpoints=2)
+    return train(config, tiny_data, out, evaluate, progress=False), seen, config
+
+
+def test_a_run_leaves_its_record_logs_samples_checkpoints_and_model(finished):
+    result, seen, config = finished
+    names = {str(path.relative_to(result.out)) for path in result.out.rglob("*") if path.is_file()}
+    assert {n for n in names if not n.startswith("tensorboard")} == {
+        "config.json",
+        "metrics.jsonl",
+        "samples.png",
+        "samples/step_00000004.png",
+        "samples/step_00000006.png",
+        "checkpoints/step_00000004.safetensors",
+        "checkpoints/step_00000006.safetensors",
+        "model.safetensors",
+    }
+    assert len([n for n in names if n.startswith("tensorboard/events.out.tfevents")]) == 1
+    assert seen == [3, 6]
+    record = json.loads((result.out / "config.json").read_text())
+    assert record["config"] == config.to_dict() and record["seed"] == 0
+    (session,) = record["sessions"]
+    assert session["from_step"] == 0 and torch.__version__.startswith(session["versions"]["torch"].split("+")[0])
+    assert {"command", "git", "machine", "seed", "started", "versions"} <= session.keys()
+
+
+def test_the_log_holds_losses_gains_rate_and_metrics_of_each_window(finished):
+    result, _, _ = finished
+    lines = read_metrics(result.out)
+    assert [line["step"] for line in lines] == [2, 3, 4, 6]
+    for line in (lines[0], lines[2], lines[3]):
+        assert set(LOSSES) | {"epoch", "images_per_second", "seconds"} <= line.keys()
+        assert {"gain/generator.attention.8", "gain/discriminator.attention.8"} <= line.keys()
+    assert lines[3]["FD (noise)"] == 94.0 and lines[3]["epoch"] == pytest.approx(6 * 8 / 30)
+    assert result.metrics["FD (noise)"] == 94.0
+
+
+def test_tensorboard_holds_the_same_values(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result, _, _ = finished
+    board = EventAccumulator(str(result.out / "tensorboard")).Reload()
+    logged = [(event.step, event.value) for event in board.Scalars("discriminator_loss")]
+    lines = [line for line in read_metrics(result.out) if "discriminator_loss" in line]
+    assert logged == [(line["step"], pytest.approx(line["discriminator_loss"])) for line in lines]
+
+
+def test_the_sheet_has_a_row_per_class(finished):
+    result, _, _ = finished
+    with Image.open(result.out / "samples.png") as sheet:
+        assert sheet.size == (8 * 18 + 2, 3 * 18 + 2) and sheet.mode == "L"
+
+
+def test_a_logged_window_is_the_mean_of_its_steps(finished, tiny_data):
+    result, _, config = finished
+    updates = updates_of(config, tiny_data)
+    steps = torch.stack([updates.step(step) for step in range(1, 7)])
+    for line in read_metrics(result.out):
+        if "discriminator_loss" in line:
+            expected = steps[line["step"] - 2 : line["step"]].mean(0)
+            assert [line[name] for name in LOSSES] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_the_exported_model_is_the_average_of_the_run(finished):
+    result, _, config = finished
+    generator, _, loaded = load_checkpoint(result.model)
+    assert loaded == config
+    expected = result.generator.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in generator.state_dict().items())
+    assert read_checkpoint(result.model).info["class_names"] == ["zero", "one", "two"]
+
+
+def test_a_finished_run_returns_at_once_and_writes_nothing(finished, tiny_data, monkeypatch):
+    result, _, config = finished
+    monkeypatch.setattr(Updates, "step", lambda *_: pytest.fail("a finished run was trained"))
+    before = {path: path.stat().st_mtime_ns for path in result.out.rglob("*")}
+    again = train(config, tiny_data, result.out, progress=False)
+    assert again.steps == again.resumed_from == 6 and again.metrics == result.metrics
+    assert {path: path.stat().st_mtime_ns for path in result.out.rglob("*")} == before
+
+
+def test_fewer_steps_than_a_folder_holds_are_refused(finished, tiny_data):
+    result, _, config = finished
+    shorter = replace(config, training=replace(config.training, steps=5))
+    with pytest.raises(ValueError, match="holds 6 steps, more than steps=5; use 6 or more, or another --out"):
+        train(shorter, tiny_data, result.out)
+
+
+def test_the_folder_of_another_run_is_refused_by_the_fields_that_differ(finished, tiny_data):
+    result, _, config = finished
+    other = replace(config, recipe=replace(config.recipe, generator_lr=1e-3), data="digits")
+    with pytest.raises(ValueError, match=r"data \('noise' there, 'digits' here\), recipe.generator_lr \(0.0001 there"):
+        train(other, tiny_data, result.out)
+    changed = replace(tiny_data, images=tiny_data.images.flip(0), fingerprint="")
+    with pytest.raises(ValueError, match="it differs in data fingerprint"):
+        train(config, changed, result.out)
+
+
+def test_weights_that_are_no_numbers_stop_the_run_and_keep_the_last_good_checkpoint(tiny_config, tiny_data, tmp_path):
+    config = tiny_config(steps=8, checkpoint_every=2, log_every=1)
+    step = Updates.step
+
+    def poisoned(self, number):
+        if number == 5:
+            with torch.no_grad():
+                next(self.generator.parameters()).fill_(float("nan"))
+        return step(self, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Updates, "step", poisoned)
+        with pytest.raises(TrainingStopped) as stopped:
+            train(config, tiny_data, tmp_path, progress=False)
+    message = str(stopped.value)
+    assert "stopped at step 5: the losses are no longer finite" in message and "Lower the learning rates" in message
+    assert "step_00000004.safetensors" in message
+    assert checkpoint_files(tmp_path / "checkpoints")[0].name == "step_00000004.safetensors"
+    result = train(config, tiny_data, tmp_path, progress=False)  # without the poison, from the last good one
+    assert result.resumed_from == 4 and result.steps == 8
+
+
+def test_weights_that_are_no_numbers_are_not_saved_even_before_a_loss_shows_them(tiny_config, tiny_data, tmp_path):
+    config = tiny_config(steps=4, checkpoint_every=2, log_every=100)
+    step = Updates.step
+
+    def poisoned(self, number):
+        losses = step(self, number)
+        if number == 4:
+            with torch.no_grad():
+                next(self.discriminator.parameters()).view(-1)[0] = float("inf")
+        return losses
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Updates, "step", poisoned)
+        with pytest.raises(TrainingStopped, match=r"weights are no longer finite at step 4.*step_00000002"):
+            train(config, tiny_data, tmp_path, progress=False)
+    assert [path.name for path in checkpoint_files(tmp_path / "checkpoints")] == ["step_00000002.safetensors"]
+
+
+def losses(discriminator_loss: float) -> dict[str, float]:
+    return dict(zip(LOSSES, (discriminator_loss, 1.0, 2.0, -2.0), strict=True))
+
+
+def test_a_discriminator_without_loss_for_long_has_collapsed():
+    health = Health()
+    assert health.problem(0, 50, losses(0.8)) is None
+    verdicts = [health.problem(step, step + 50, losses(1e-5)) for step in range(50, 50 + COLLAPSED_STEPS, 50)]
+    assert verdicts[:-1] == [None] * (len(verdicts) - 1)
+    assert "below 0.001 since step 50" in verdicts[-1] and "--discriminator-lr" in verdicts[-1]
+
+
+def test_a_short_time_without_loss_is_no_collapse():
+    health = Health()
+    for start in range(0, 5 * COLLAPSED_STEPS, 50):
+        assert health.problem(start, start + 50, losses(0.0 if start % 200 else 0.5)) is None
+
+
+def test_the_count_of_saturated_windows_survives_a_checkpoint():
+    health, step = Health(), 0
+    while health.problem(step, step + 50, losses(0.0)) is None:
+        step += 50
+        health = Health(**json.loads(json.dumps(health.state())))
+    assert step + 50 == COLLAPSED_STEPS
+
+
+def test_the_checkpoint_from_before_a_collapse_is_kept(tiny_config, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("sagan_base.health.COLLAPSED_STEPS", 12)
+    step = Updates.step
+    monkeypatch.setattr(
+        Updates, "step", lambda self, number: step(self, number) * torch.tensor([number <= 4, 1.0, 1.0, 1.0])
+    )
+    config = tiny_config(steps=100, checkpoint_every=2, keep_checkpoints=2)
+    with pytest.raises(TrainingStopped, match=r"stopped at step 16: the discriminator has collapsed.*step_00000004"):
+        train(config, tiny_data, tmp_path, progress=False)
+    kept = [path.name for path in checkpoint_files(tmp_path / "checkpoints")]
+    assert kept == ["step_00000014.safetensors", "step_00000012.safetensors", "step_00000004.safetensors"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_writes_a_checkpoint_and_says_how_to_go_on(
+    tiny_config, tiny_data, tmp_path, monkeypatch, number, code
+):
+    step = Updates.step
+    monkeypatch.setattr(
+        Updates, "step", lambda self, n: (os.kill(os.getpid(), number) if n == 3 else None, step(self, n))[1]
+    )
+    before = signal.getsignal(number)
+    config = tiny_config(steps=5, checkpoint_every=0)
+    with pytest.raises(TrainingInterrupted, match=r"stopped at step 3 of 5.*The same command goes on") as interrupted:
+        train(config, tiny_data, tmp_path, progress=False)
+    assert interrupted.value.exit_code == code
+    assert signal.getsignal(number) == before
+    monkeypatch.undo()
+    assert train(config, tiny_data, tmp_path, progress=False).resumed_from == 3
