@@ -104,16 +104,20 @@ def _round_robin(queues: list[list[int]], count: int) -> list[int]:
     return [queue[i] for i in range(longest) for queue in queues if i < len(queue)][:count]
 
 
-def generated(model: Model, count: int, seed: int) -> Iterator[Target]:
-    """Images of the model itself, of which z and class are known: here the right answer exists."""
+def generated(model: Model, count: int, seed: int, label: int | None = None) -> Iterator[Target]:
+    """Images of the model itself, of which z and class are known: here the right answer exists.
+
+    Args:
+        label: of all of them; None takes the classes in turn.
+    """
     generator = model.generator
     random = np.random.default_rng([seed, 20])  # not the draws that the inversion with this seed begins with
     for index in range(count):
         z = torch.from_numpy(random.standard_normal(generator.latent_dim, dtype=np.float32))
-        label = index % generator.num_classes
+        chosen = index % generator.num_classes if label is None else label
         with torch.no_grad():
-            image = generator(z[None].to(model.device), torch.tensor([label], device=model.device))[0].cpu()
-        yield Target(f"generated_{index:03d}", "generated", image, (), label, z)
+            image = generator(z[None].to(model.device), torch.tensor([chosen], device=model.device))[0].cpu()
+        yield Target(f"generated_{index:03d}", "generated", image, (), chosen, z)
 
 
 def brightness_warning(model: Model, image: Tensor, seed: int = 0) -> str | None:

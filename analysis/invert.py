@@ -27,16 +27,17 @@ from analysis.loading import Model, add_model_arguments, model_of
 from analysis.perceptual import choose_distance
 from analysis.similarity import Distance
 from sagan_base.cli import usage_errors
+from sagan_base.options import Parser
 from sagan_base.provenance import command_line, provenance
 
 INTERRUPTED = 128 + signal.SIGINT  # the exit code a shell gives to a command ended by Ctrl-C
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        epilog="The settings left out are those of --preset. Ctrl-C keeps the best so far. Exit codes: 0 done, 2 a "
-        "mistake in the command or its files, 130 interrupted.",
+    parser = Parser("python analysis/invert.py", __doc__.split("\n\n")[0])
+    parser.epilog = (
+        "The settings left out are those of --preset. Ctrl-C keeps the best so far. Exit codes: 0 done, 2 a "
+        "mistake in the command or its files, 130 interrupted."
     )
     what = parser.add_argument_group("what to invert")
     what.add_argument("picture", nargs="?", type=Path, metavar="PICTURE", help="an image file, or a folder of them")

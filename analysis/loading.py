@@ -1,7 +1,6 @@
 """The model a command works on: one that ships with the package, a checkpoint, or the authors' published weights."""
 
 import argparse
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from sagan_base.checkpoint import MODEL_FILE, load_checkpoint, read_checkpoint
 from sagan_base.data import ImageData, load_data
 from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator
-from sagan_base.models import SHIPPED, resolve_model
+from sagan_base.models import model_card, resolve_model
 from sagan_base.published import load_published_weights
 
 
@@ -117,11 +116,12 @@ def load_model(name: str | None = None, checkpoint: Path | None = None) -> Model
     if checkpoint is None:
         path = resolve_model(name)
         generator, discriminator, config = load_checkpoint(path)
-        card = json.loads((SHIPPED / f"{path.stem}.json").read_text(encoding="utf-8"))
-        return Model(generator, discriminator, path.stem, path, config.data, tuple(card["classes"]), card["data"])
+        card = model_card(path.stem)
+        names = _fitting(card.classes, generator.num_classes)
+        return Model(generator, discriminator, path.stem, path, config.data, names, card.data)
     if _is_published(checkpoint):
         generator, discriminator = load_published_weights(checkpoint)
-        names = tuple(str(label) for label in range(generator.num_classes))
+        names = _fitting((), generator.num_classes)
         return Model(generator, discriminator, checkpoint.name, checkpoint, None, names)
     generator, discriminator, config = load_checkpoint(checkpoint)
     names = _class_names(checkpoint, generator.num_classes)
@@ -135,8 +135,13 @@ def _is_published(path: Path) -> bool:
 
 def _class_names(path: Path, num_classes: int) -> tuple[str, ...]:
     file = path / MODEL_FILE if path.is_dir() else path
-    stored = read_checkpoint(file, ()).info.get("class_names") if file.is_file() else None
-    return tuple(stored) if stored else tuple(str(label) for label in range(num_classes))
+    stored = read_checkpoint(file, ()).info.get("class_names", ()) if file.is_file() else ()
+    return _fitting(tuple(stored), num_classes)
+
+
+def _fitting(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:
+    """The names where they fit the network (an unconditional one may have seen classes), else numbers."""
+    return names if len(names) == num_classes else tuple(str(label) for label in range(num_classes))
 
 
 def _device(name: str | None) -> torch.device:

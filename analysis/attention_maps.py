@@ -1,0 +1,252 @@
+"""Show where the attention heads of a model look, on generated or real images, and whether attention does anything.
+
+    python analysis/attention_maps.py                            images that the shipped model makes
+    python analysis/attention_maps.py picture.jpg --checkpoint runs/mine/model.safetensors
+
+Writes attention_maps.html (point at a cell and see every head of both networks), attention_maps.png (saliency per
+head, and one query's attention), attention_off.png (the same images with the residual gains set to 0),
+attention_maps.npz (the maps themselves) and head_statistics.csv and .json.
+"""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from analysis.explorer import Page, View, discriminator_views, generator_views, write_page
+from analysis.head_statistics import head_statistics, without_attention
+from analysis.inversion_report import overlay, save_image, shorten
+from analysis.inversion_targets import Target, from_file, generated, held_out
+from analysis.loading import Model, add_model_arguments, model_of
+from analysis.pictures import to_image
+from analysis.saliency import saliency
+from sagan_base.atomic import atomic_write
+from sagan_base.cli import usage_errors
+from sagan_base.options import Parser
+from sagan_base.preview import sample_sheet
+from sagan_base.provenance import provenance
+
+STATISTICS_IMAGES = 64  # generated ones, over which the statistics are taken
+MOST_SHOWN = 12
+
+
+def build_parser() -> Parser:
+    parser = Parser("python analysis/attention_maps.py", __doc__.split("\n\n")[0])
+    parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="real images to look at")
+    parser.add_argument("--generated", type=int, metavar="N", help="images to generate (default: 2)")
+    parser.add_argument("--held-out", type=int, default=0, metavar="N", help="test images of the model's data set")
+    parser.add_argument("--data", metavar="SPEC", help="data set of --held-out (default: the model's own)")
+    parser.add_argument("--class", dest="label", metavar="CLASS", help="of the generated images (default: one each)")
+    parser.add_argument(
+        "--query", nargs=2, type=int, metavar=("ROW", "COL"), help="query shown in the PNG (default: the middle)"
+    )
+    add_model_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of the generated images (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="results (default: runs/attention/NAME)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    with usage_errors():
+        model = model_of(arguments)
+        label = model.label(arguments.label)
+        layers = [*model.generator.attention_layers().values(), *model.discriminator.attention_layers().values()]
+        if not layers:
+            raise ValueError(f"{model.name} has no attention layer; choose a model with one")
+        _check_query(arguments.query, layers)
+        targets = _targets(arguments, model, label)
+        out = arguments.out or Path("runs") / "attention" / model.path.stem
+        out.mkdir(parents=True, exist_ok=True)
+    print(model.describe())
+    views = [view for target in targets for view in _views(model, target)]
+    statistics, comparison = _statistics(model, arguments.seed, label, out)
+    size = _write(model, targets, views, statistics, comparison, arguments, out)
+    for network, rows in statistics.items():
+        print(f"\n{network}, means over {STATISTICS_IMAGES} generated images")
+        print(_text_table(rows))
+    print()
+    for name, value in comparison.items():
+        gains = value if not isinstance(value, dict) else ", ".join(f"{k} {v:.4f}" for k, v in value.items())
+        print(f"{name}: {gains if isinstance(gains, str) else f'{gains:.4f}'}")
+    files = "attention_maps.png, attention_off.png, attention_maps.npz, head_statistics.csv, head_statistics.json"
+    print(f"\nwrote {shorten(out / 'attention_maps.html')} ({size / 1e6:.1f} MB), {files}")
+    return 0
+
+
+def _check_query(query: list[int] | None, layers: list) -> None:
+    if query is None:
+        return
+    rows, cols = np.min([layer.grid for layer in layers], axis=0)
+    if not (0 <= query[0] < rows and 0 <= query[1] < cols):
+        raise ValueError(f"--query {query[0]} {query[1]} is outside the {rows}x{cols} grid of queries")
+
+
+def _targets(arguments: Any, model: Model, label: int | None) -> list[Target]:
+    targets = [from_file(path, model) for path in arguments.pictures]
+    if arguments.held_out < 0 or (arguments.generated or 0) < 0:
+        raise ValueError("--held-out and --generated count images; give 0 or more")
+    if arguments.held_out:
+        targets += held_out(model, arguments.held_out, arguments.data)
+    count = arguments.generated if arguments.generated is not None else 0 if targets else 2
+    targets += generated(model, count, arguments.seed, label)
+    if not 0 < len(targets) <= MOST_SHOWN:
+        raise ValueError(f"{len(targets)} images to show; choose 1 to {MOST_SHOWN}, so that the page stays small")
+    return targets
+
+
+def _views(model: Model, target: Target) -> list[View]:
+    views = []
+    if target.latent is not None:
+        views += generator_views(model.generator, target.latent, target.label, f"G · {target.name}")
+    return views + discriminator_views(model.discriminator, target.image, f"D · {target.name}")
+
+
+def _statistics(
+    model: Model, seed: int, label: int | None, out: Path
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
+    """Statistics of every layer on generated images, and the comparison with attention off, which is drawn too."""
+    drawn = list(generated(model, STATISTICS_IMAGES, seed, label))
+    z = torch.stack([target.latent for target in drawn]).to(model.device)
+    labels = torch.tensor([target.label for target in drawn], device=model.device)
+    images, off, comparison = without_attention(model.generator, model.discriminator, z, labels)
+    shown = torch.stack([images[:8], off[:8]]).flatten(0, 1).cpu()
+    sheet = sample_sheet(shown, columns=8)
+    scale = max(1, 96 // images.shape[-1])
+    save_image(sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST),
+               out / "attention_off.png")  # fmt: skip
+    tables = {}
+    with torch.no_grad():
+        if model.generator.attention_layers():
+            _, maps = model.generator(z, labels, return_attention=True)
+            maps = maps if isinstance(maps, tuple) else (maps,)
+            for layer, attention in zip(model.generator.attention_layers().values(), maps, strict=True):
+                tables[f"generator at {layer.grid[0]}x{layer.grid[1]}"] = head_statistics(layer, attention)
+        for layer in model.discriminator.attention_layers().values():
+            _, attention = model.discriminator.attention_features(images, side=layer.grid[0])
+            tables[f"discriminator at {layer.grid[0]}x{layer.grid[1]}"] = head_statistics(layer, attention)
+    return tables, comparison
+
+
+def _write(
+    model: Model,
+    targets: list[Target],
+    views: list[View],
+    statistics: dict[str, list[dict[str, Any]]],
+    comparison: dict[str, Any],
+    arguments: Any,
+    out: Path,
+) -> int:
+    record = {"comparison": comparison, "heads": statistics, "images": STATISTICS_IMAGES}
+    record["provenance"] = provenance(arguments.seed)
+    _text(json.dumps(record, indent=2) + "\n", out / "head_statistics.json")
+    buffer = io.StringIO()
+    flat = [{"layer": name, **row} for name, rows in statistics.items() for row in rows]
+    writer = csv.DictWriter(buffer, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    _text(buffer.getvalue(), out / "head_statistics.csv")
+    arrays = {}
+    for index, view in enumerate(views):
+        arrays[f"{index}_name"] = np.array(view.name)
+        arrays[f"{index}_image"] = view.image.numpy()
+        arrays[f"{index}_attention"] = view.attention.numpy()
+    with atomic_write(out / "attention_maps.npz") as temporary:
+        np.savez_compressed(temporary, **arrays)
+    save_image(picture_of(views, arguments.query), out / "attention_maps.png")
+    tables = [
+        {"columns": [name, *list(rows[0])[1:]], "rows": [list(row.values()) for row in rows]}
+        for name, rows in statistics.items()
+    ]
+    flat_comparison = {k: v if not isinstance(v, dict) else ", ".join(f"{n} {g:.4f}" for n, g in v.items())
+                       for k, v in comparison.items()}  # fmt: skip
+    page = Page(
+        title=f"Attention of {model.name}",
+        subtitle=model.describe() + ".",
+        notes=[f"{target.name}: {note}" for target in targets for note in target.notes],
+        pictures=[("above: as trained; below: the same z with the generator's residual gains set to 0",
+                   Image.open(out / "attention_off.png"))],
+        tables=[{"columns": ["with attention and without", ""], "rows": [list(p) for p in flat_comparison.items()]}],
+        views=views,
+        head_tables=tables,
+        details=record,
+    )  # fmt: skip
+    return write_page(page, out / "attention_maps.html")
+
+
+def _text(text: str, path: Path) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def picture_of(views: list[View], query: list[int] | None = None, side: int = 112) -> Image.Image:
+    """Two rows a view, a column a head: saliency, and the attention of one query (the middle one by default)."""
+    gap, left, caption = 6, 150, 18
+    columns = max(view.attention.shape[0] for view in views) + 1
+    sheet = Image.new(
+        "RGB", (left + columns * (side + gap), len(views) * (2 * (side + gap) + caption + gap) + gap), "white"
+    )
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    for index, view in enumerate(views):
+        top = gap + index * (2 * (side + gap) + caption + gap)
+        row, col = query or (view.query_grid[0] // 2, view.query_grid[1] // 2)
+        for text, line in (
+            (view.name, 0), ("saliency per head", 16), (f"query ({row}, {col}) per head", side + gap + caption)
+        ):  # fmt: skip
+            draw.text((gap, top + caption + line), text, fill="black", font=font)
+        for place, name in enumerate(["image", *view.head_names]):
+            x = left + place * (side + gap)
+            draw.text((x, top), name, fill="black", font=font)
+            if place == 0:
+                picture = _enlarged(to_image(view.image), side)
+                sheet.paste(picture, (x, top + caption))
+                sheet.paste(_marked(picture, view, row, col), (x, top + caption + side + gap))
+                continue
+            head = view.attention[place - 1]
+            for line, weights in enumerate((saliency(head), head[row * view.query_grid[1] + col])):
+                shown = _overlaid(view, weights, side)
+                shown = _marked(shown, view, row, col) if line else shown
+                sheet.paste(shown, (x, top + caption + line * (side + gap)))
+    return sheet
+
+
+def _enlarged(image: Image.Image, side: int) -> Image.Image:
+    return image.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+
+
+def _overlaid(view: View, weights: Tensor, side: int) -> Image.Image:
+    resolution = view.image.shape[-1]
+    cells = weights.reshape(view.key_grid)
+    large = cells.repeat_interleave(resolution // view.key_grid[0], 0)
+    return _enlarged(overlay(view.image, large.repeat_interleave(resolution // view.key_grid[1], 1)), side)
+
+
+def _marked(image: Image.Image, view: View, row: int, col: int) -> Image.Image:
+    """With the query's cell outlined."""
+    image = image.copy()
+    height, width = image.height / view.query_grid[0], image.width / view.query_grid[1]
+    corners = (col * width - 1, row * height - 1, (col + 1) * width, (row + 1) * height)
+    ImageDraw.Draw(image).rectangle(corners, outline=(86, 180, 233), width=2)
+    return image
+
+
+def _text_table(rows: list[dict[str, Any]]) -> str:
+    def cell(value: Any) -> str:
+        return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    cells = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    return "\n".join(
+        "  " + "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in cells
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Numbers about attention heads: how spread, how far, how much on relays; and what a layer changes at all.
+
+The residual gain starts at 0, where a layer changes nothing whatever its maps show. So beside each layer's statistics
+stand the gain, and a comparison of the network with the gain as it is and set to 0.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from analysis.similarity import decibels, psnr
+from ylg.flow_measures import relays
+from ylg.heads import head_steps
+from ylg.layer import SparseAttention2d
+from ylg.orders import grid_order
+from ylg.patterns import sparse_step_masks
+
+
+def head_statistics(layer: SparseAttention2d, attention: Tensor) -> list[dict[str, Any]]:
+    """One dict a head, means over images and queries.
+
+    Args:
+        attention: [images, num_heads, num_queries, num_keys].
+    Returns:
+        ``entropy`` in bits and ``most entropy``, that of uniform attention over the allowed keys; ``distance`` from
+        the query to where it looks, in key cells, and ``uniform distance`` of uniform attention; ``on relays``, the
+        share of attention on the pattern's relay cells (None for patterns without), and ``uniform on relays``.
+    """
+    from analysis.explorer import layer_masks
+
+    masks, grid = layer_masks(layer)
+    between = _distances(layer.grid, grid)
+    rows = []
+    for head, (mask, (pattern, step)) in enumerate(zip(masks, head_steps(layer.pattern, layer.num_heads), strict=True)):
+        allowed = torch.from_numpy(mask.toarray()).double()
+        uniform = allowed / allowed.sum(1, keepdim=True)
+        mean = attention[:, head].double().mean(0).cpu()
+        entropy = torch.special.entr(attention[:, head].double()).sum(-1).mean().item() / math.log(2)
+        cells = relay_cells(layer, pattern.name, grid)
+        rows.append(
+            {
+                "head": head,
+                "pattern": f"{pattern.name} step {step + 1}" if pattern.num_steps > 1 else pattern.name,
+                "entropy": entropy,
+                "most entropy": torch.special.entr(uniform).sum(-1).mean().item() / math.log(2),
+                "distance": (mean * between).sum(-1).mean().item(),
+                "uniform distance": (uniform * between).sum(-1).mean().item(),
+                "on relays": None if cells is None else mean[:, cells].sum(-1).mean().item(),
+                "uniform on relays": None if cells is None else uniform[:, cells].sum(-1).mean().item(),
+            }
+        )
+    return rows
+
+
+def relay_cells(layer: SparseAttention2d, pattern: str, grid: tuple[int, int]) -> np.ndarray | None:
+    """Row-major key cells that the pattern's last step hears from beyond a block; None where that is all or none."""
+    n = grid[0] * grid[1]
+    positions = relays(sparse_step_masks(pattern, n), math.isqrt(n))
+    if len(positions) in (0, n):
+        return None
+    return grid_order(*grid, layer.order).numpy()[positions]
+
+
+def _distances(queries: tuple[int, int], keys: tuple[int, int]) -> Tensor:
+    """Euclidean distance between the centres of query and key cells, in key cells: [num_queries, num_keys]."""
+
+    def centres(grid: tuple[int, int]) -> Tensor:
+        rows = (torch.arange(grid[0], dtype=torch.float64) + 0.5) * keys[0] / grid[0]
+        cols = (torch.arange(grid[1], dtype=torch.float64) + 0.5) * keys[1] / grid[1]
+        return torch.cartesian_prod(rows, cols)
+
+    return torch.cdist(centres(queries), centres(keys))
+
+
+@contextmanager
+def attention_off(network: nn.Module) -> Iterator[None]:
+    """Within it, every residual gain of the network is 0: the layers pass their input on."""
+    layers = list(network.attention_layers().values())
+    gains = [layer.gain.detach().clone() for layer in layers]
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                layer.gain.zero_()
+        yield
+    finally:
+        with torch.no_grad():
+            for layer, gain in zip(layers, gains, strict=True):
+                layer.gain.copy_(gain)
+
+
+@torch.no_grad()
+def without_attention(
+    generator: nn.Module, discriminator: nn.Module, z: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """What attention changes, on generated images.
+
+    Returns:
+        Images with it and without it, and: the gains; mean absolute difference of pixels (of a range of 1) and PSNR
+        between the two; mean logits of the discriminator with and without its attention, on the images with it.
+    """
+    images = generator(z, labels)
+    with attention_off(generator):
+        off = generator(z, labels)
+    logits = discriminator(images, labels)
+    with attention_off(discriminator):
+        logits_off = discriminator(images, labels)
+    numbers = {
+        "generator gains": _gains(generator),
+        "discriminator gains": _gains(discriminator),
+        "mean pixel difference without the generator's attention": (images - off).abs().mean().item() / 2,
+        "PSNR between with and without (dB)": decibels(psnr(off, images).mean().item()),
+        "mean logit": logits.mean().item(),
+        "mean logit without the discriminator's attention": logits_off.mean().item(),
+    }
+    return images, off, numbers
+
+
+def _gains(network: nn.Module) -> dict[str, float]:
+    return {name: layer.gain.item() for name, layer in network.attention_layers().items()}

@@ -1,0 +1,138 @@
+"""Walk through the latent space of a model: a looping animation, and the walk as a strip of pictures.
+
+    python analysis/interpolate.py --class 3
+    python analysis/interpolate.py --between runs/inversion/a/latent.npz runs/inversion/b/latent.npz
+
+Goes round a loop of random codes of one class, or to and fro between codes that inversions found. Codes are
+interpolated on the great circle, because a normal code of dimension d nearly always has length sqrt(d): the straight
+line between two would pass through lengths the generator never saw. Writes walk.gif or walk.webp, and walk_strip.png.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from analysis.inversion_report import save_image, shorten
+from analysis.loading import Model, add_model_arguments, model_of
+from analysis.pictures import to_image
+from sagan_base.atomic import atomic_write
+from sagan_base.cli import usage_errors
+from sagan_base.options import Parser
+from sagan_base.preview import sample_sheet
+
+STRIP = 16  # pictures of the walk in the strip
+
+
+def great_circle(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
+    """Codes [len(t), d] from ``start`` [d] (t = 0) to ``end`` (t = 1): direction and length change evenly.
+
+    Opposite or zero vectors have no great circle; between them the line is straight.
+    """
+    t = t[:, None]
+    lengths = start.norm(), end.norm()
+    straight = (1 - t) * start + t * end
+    if min(lengths) == 0:
+        return straight
+    a, b = start / lengths[0], end / lengths[1]
+    angle = torch.arccos((a @ b).clamp(-1, 1))
+    if angle.sin() < 1e-6:
+        return straight
+    direction = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / angle.sin()
+    return direction * ((1 - t) * lengths[0] + t * lengths[1])
+
+
+def closed_walk(points: Tensor, frames: int) -> Tensor:
+    """``frames`` codes from each of ``points`` [n, d] to the next, and back to the first: [n * frames, d]."""
+    t = torch.arange(frames) / frames
+    legs = zip(points, points.roll(-1, 0), strict=True)
+    return torch.cat([great_circle(start, end, t) for start, end in legs])
+
+
+def build_parser() -> Parser:
+    parser = Parser("python analysis/interpolate.py", __doc__.split("\n\n")[0])
+    parser.add_argument("--class", dest="label", metavar="CLASS", help="number or name (default: the first class)")
+    parser.add_argument("--between", nargs="+", type=Path, metavar="NPZ", help="latent.npz files of inversions")
+    parser.add_argument("--points", type=int, default=4, help="random codes on the way (default: 4)")
+    parser.add_argument("--frames", type=int, default=24, help="pictures from one code to the next (default: 24)")
+    parser.add_argument("--rate", type=float, default=20, help="pictures a second (default: 20)")
+    parser.add_argument("--format", choices=("gif", "webp"), default="gif", help="of the animation (default: gif)")
+    parser.add_argument("--size", type=int, default=128, help="side of the animation in pixels (default: 128)")
+    add_model_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of the codes (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="results (default: runs/walk/NAME)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    with usage_errors():
+        for name in ("points", "frames", "rate", "size"):
+            if not getattr(arguments, name) > 0:
+                raise ValueError(f"--{name} {getattr(arguments, name)} is not positive")
+        if arguments.seed < 0:
+            raise ValueError(f"--seed {arguments.seed} is negative; use 0 or more")
+        model = model_of(arguments)
+        label = model.label(arguments.label)
+        points, found = _points(model, arguments.between, arguments.points, arguments.seed)
+        label = label if label is not None else found
+        out = arguments.out or Path("runs") / "walk" / model.path.stem
+        out.mkdir(parents=True, exist_ok=True)
+    print(model.describe())
+    codes = closed_walk(points, arguments.frames)
+    images = generate(model, codes, label)
+    animation = out / f"walk.{arguments.format}"
+    frames = [to_image(image).resize((arguments.size,) * 2, Image.Resampling.NEAREST) for image in images]
+    with atomic_write(animation) as temporary:
+        frames[0].save(
+            temporary, save_all=True, append_images=frames[1:], duration=round(1000 / arguments.rate), loop=0
+        )
+    kept = torch.linspace(0, len(images) - 1, min(STRIP, len(images))).round().long()
+    save_image(
+        _enlarged(sample_sheet(images[kept], columns=min(8, len(kept))), images.shape[-1]), out / "walk_strip.png"
+    )
+    print(f"class {model.class_name(label)}, {len(points)} codes, {len(images)} pictures")
+    print(f"wrote {shorten(animation)}, walk_strip.png")
+    return 0
+
+
+def _points(model: Model, files: list[Path] | None, count: int, seed: int) -> tuple[Tensor, int]:
+    """The codes to visit [n, d], and the class of the first."""
+    dim = model.generator.latent_dim
+    if not files:
+        random = np.random.default_rng([seed, 21])
+        return torch.from_numpy(random.standard_normal((count, dim), dtype=np.float32)), 0
+    codes, labels = [], []
+    for path in files:
+        try:
+            with np.load(path) as stored:
+                codes.append(torch.from_numpy(np.asarray(stored["latent"], dtype=np.float32)))
+                labels.append(int(stored["label"]))
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise ValueError(f"{path} is no latent.npz written by analysis/invert.py ({error})") from None
+        if codes[-1].shape != (dim,):
+            raise ValueError(f"{path} holds a code of shape {tuple(codes[-1].shape)}; {model.name} needs ({dim},)")
+    if labels[0] >= model.generator.num_classes:
+        raise ValueError(f"{files[0]} names class {labels[0]}; {model.name} has classes 0 to {model.last_class}")
+    return torch.stack(codes), labels[0]
+
+
+@torch.no_grad()
+def generate(model: Model, codes: Tensor, label: int) -> Tensor:
+    """Images [N, C, R, R] of codes [N, d], on the CPU."""
+    parts = codes.split(64)
+    labels = [torch.full((len(part),), label, device=model.device) for part in parts]
+    return torch.cat([model.generator(z.to(model.device), y).cpu() for z, y in zip(parts, labels, strict=True)])
+
+
+def _enlarged(sheet: Image.Image, resolution: int) -> Image.Image:
+    """Small images at least 64 pixels wide, so that a viewer shows them sharply."""
+    scale = -(-64 // resolution)
+    return sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Look at what a model draws: sheets of each class, the effect of truncation, and the nearest training images.
+
+    python analysis/samples.py
+    python analysis/samples.py --checkpoint runs/mine/model.safetensors --class 3 5 --neighbours 8
+
+Writes classes.png (a row a class), truncation.png (a row a limit on |z|, the same class), and where the training data
+are at hand neighbours.png (a generated image, then the nearest training images) and samples.json. Whether a model has
+memorised shows in numbers: how far generated images are from the training set, beside how far held-out real ones are.
+"""
+
+import json
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from tqdm import tqdm
+
+from analysis.inversion_report import save_image, shorten
+from analysis.loading import Model, add_model_arguments, model_of
+from analysis.pictures import to_image
+from sagan_base.atomic import atomic_write
+from sagan_base.cli import usage_errors
+from sagan_base.data import ImageData, default_cache
+from sagan_base.options import Parser
+from sagan_base.provenance import provenance
+from sagan_base.sample import draw_class
+
+LIMITS = (0.5, 1.0, 1.5, 2.0, None)
+HELD_OUT = 200  # real images that are compared with the training set, at most
+MOST_ROWS = 20
+
+
+def build_parser() -> Parser:
+    parser = Parser("python analysis/samples.py", __doc__.split("\n\n")[0])
+    parser.add_argument("--class", dest="labels", nargs="+", metavar="CLASS", help="numbers or names (default: the "
+                        f"first {MOST_ROWS})")  # fmt: skip
+    parser.add_argument("--number", type=int, default=10, metavar="N", help="images a row (default: 10)")
+    parser.add_argument(
+        "--neighbours", type=int, default=5, metavar="K", help="training images a row; 0: none (default: 5)"
+    )
+    parser.add_argument(
+        "--features", choices=("pixels", "efficientnet"), default="pixels",
+        help="in which images are near: pixels, or EfficientNet-Lite0's (extra 'features'; slower)",
+    )  # fmt: skip
+    parser.add_argument("--data", metavar="SPEC", help="training data (default: the model's own)")
+    add_model_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of the latents (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="results (default: runs/samples/NAME)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    with usage_errors():
+        if arguments.number < 2:
+            raise ValueError(f"--number {arguments.number}: give at least 2")
+        for name in ("neighbours", "seed"):
+            if getattr(arguments, name) < 0:
+                raise ValueError(f"--{name} {getattr(arguments, name)} is negative; use 0 or more")
+        model = model_of(arguments)
+        labels = [model.label(text) for text in arguments.labels or ()]
+        labels = labels or list(range(min(model.generator.num_classes, MOST_ROWS)))
+        data = model.training_data("train", arguments.data) if arguments.neighbours else None
+        features = _features(arguments.features, data, model) if data else None
+        out = arguments.out or Path("runs") / "samples" / model.path.stem
+        out.mkdir(parents=True, exist_ok=True)
+    print(model.describe())
+    number, seed = arguments.number, arguments.seed
+    rows = [(model.class_name(label), draw_class(model.generator, label, number, seed)) for label in labels]
+    save_image(labelled_sheet(rows), out / "classes.png")
+    limits = [(limit, draw_class(model.generator, labels[0], number, seed, limit)) for limit in LIMITS]
+    names = ["no limit" if limit is None else f"|z| <= {limit}" for limit in LIMITS]
+    save_image(labelled_sheet(list(zip(names, [images for _, images in limits], strict=True))), out / "truncation.png")
+    numbers: dict[str, Any] = {
+        "truncation": {
+            "class": model.class_names[labels[0]],
+            "mean distance between two images": {
+                name: spread(images) for name, (_, images) in zip(names, limits, strict=True)
+            },
+        }
+    }
+    written = "classes.png, truncation.png"
+    print(
+        f"spread of class {model.class_name(labels[0])} (mean distance of pixels between two images, of a range of 1):"
+    )
+    for name, value in numbers["truncation"]["mean distance between two images"].items():
+        print(f"  {name:10} {value:.4f}")
+    if data is not None:
+        images = torch.cat([images for _, images in rows])
+        found = _neighbours(model, data, images, features, arguments)
+        numbers["neighbours"] = found["numbers"]
+        save_image(found["sheet"], out / "neighbours.png")
+        written += ", neighbours.png"
+        print(f"distance to the nearest training image, by {arguments.features} (median):")
+        for name, value in found["numbers"]["median distance to the nearest training image"].items():
+            print(f"  {name:22} {value:.4f}")
+    with atomic_write(out / "samples.json") as temporary:
+        record = numbers | {"provenance": provenance(seed)}
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {shorten(out)}: {written}, samples.json")
+    return 0
+
+
+def spread(images: Tensor) -> float:
+    """Mean absolute difference of pixels between two of the images, of a range of 1."""
+    flat = images.flatten(1)
+    differences = torch.cdist(flat, flat, p=1) / flat.shape[1] / 2
+    return float(differences.sum() / (len(flat) * (len(flat) - 1)))
+
+
+def nearest(queries: Tensor, references: Tensor, count: int, chunk: int = 4096) -> tuple[Tensor, Tensor]:
+    """Distances and indices of the ``count`` nearest rows of ``references`` [M, d] to each of ``queries`` [N, d].
+
+    Euclidean, divided by sqrt(d): the root mean square difference. In chunks of references, so that memory is bounded.
+    """
+    best = torch.full((len(queries), 0), 0.0)
+    indices = torch.full((len(queries), 0), 0, dtype=torch.long)
+    for start in range(0, len(references), chunk):
+        part = torch.cdist(queries, references[start : start + chunk], compute_mode="donot_use_mm_for_euclid_dist")
+        best = torch.cat([best, part], 1)
+        indices = torch.cat([indices, torch.arange(start, start + part.shape[1]).expand(len(queries), -1)], 1)
+        best, order = best.topk(min(count, best.shape[1]), dim=1, largest=False)
+        indices = indices.gather(1, order)
+    return best / queries.shape[1] ** 0.5, indices
+
+
+class _Pixels:
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.flatten(1) / 2  # of a range of 1
+
+
+class _EfficientNet:
+    def __init__(self, data: ImageData, device: torch.device) -> None:
+        from sagan_base.metrics.features import choose_features
+
+        self.extractor, self.device = choose_features("efficientnet", data, default_cache()).create(device), device
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        bytes_ = ((images.expand(-1, 3, -1, -1) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        parts = tqdm(bytes_.split(64), desc="  features", leave=False, disable=len(bytes_) < 256)
+        return torch.cat([self.extractor(part.to(self.device))[0].cpu() for part in parts])
+
+
+def _features(name: str, data: ImageData, model: Model) -> _Pixels | _EfficientNet:
+    return _Pixels() if name == "pixels" else _EfficientNet(data, model.device)
+
+
+def _neighbours(
+    model: Model, data: ImageData, images: Tensor, features: _Pixels | _EfficientNet, arguments: Any
+) -> dict[str, Any]:
+    """The sheet of nearest training images, and medians of the distance to the nearest one."""
+    training = features(data.batch(torch.arange(len(data)))[0])
+    distances, indices = nearest(features(images), training, arguments.neighbours)
+    medians = {"generated": float(distances[:, 0].median())}
+    try:
+        test = model.training_data("test", arguments.data)
+    except ValueError as error:
+        print(f"note: no held-out images to compare with ({error})", file=sys.stderr)
+    else:
+        chosen = torch.linspace(0, len(test) - 1, min(HELD_OUT, len(test))).long()
+        held_out, _ = nearest(features(test.batch(chosen)[0]), training, 1)
+        medians["held-out real"] = float(held_out[:, 0].median())
+    # The nearest of all generated images first: if anything was copied, it stands on top.
+    order = distances[:, 0].argsort()
+    shown = order[torch.linspace(0, len(order) - 1, min(10, len(order))).long()]
+    rows = [
+        (f"nearest {float(distances[i, 0]):.3f}", torch.cat([images[i : i + 1], data.batch(indices[i])[0]]))
+        for i in shown.tolist()
+    ]
+    numbers = {
+        "features": arguments.features,
+        "training images": len(data),
+        "median distance to the nearest training image": medians,
+        "smallest distance of a generated image": float(distances.min()),
+        "mean distance of a generated image": mean(distances[:, 0].tolist()),
+    }
+    return {"sheet": labelled_sheet(rows, first="generated", rest="nearest training images"), "numbers": numbers}
+
+
+def labelled_sheet(rows: list[tuple[str, Tensor]], first: str = "", rest: str = "") -> Image.Image:
+    """A row for each (label, images [N, C, R, R]); ``first`` and ``rest`` head the columns."""
+    scale = -(-64 // rows[0][1].shape[-1])
+    side, gap, left = scale * rows[0][1].shape[-1], 4, 120
+    top = 22 if first or rest else gap
+    columns = max(len(images) for _, images in rows)
+    sheet = Image.new("RGB", (left + columns * (side + gap), top + len(rows) * (side + gap)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    draw.text((left, 3), first, fill="black", font=font)
+    draw.text((left + side + gap, 3), rest, fill="black", font=font)
+    for i, (label, images) in enumerate(rows):
+        y = top + i * (side + gap)
+        draw.text((6, y + side // 2 - 8), label, fill="black", font=font)
+        for j, image in enumerate(images):
+            picture = to_image(image).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(picture, (left + j * (side + gap), y))
+    return sheet
+
+
+if __name__ == "__main__":
+    sys.exit(main())
