@@ -64,7 +64,7 @@ def colour_of(step: int) -> str:
 def masks_figure(steps: Sequence[csr_array], title: str, stride: int) -> Figure:
     """All steps of a pattern in one matrix, coloured by step (the paper's Figure 2)."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 5.0), layout="constrained", facecolor=PAPER)
+        figure = Figure(figsize=(4.0, 4.4), layout="constrained", facecolor=PAPER)
         axes = figure.add_subplot()
         draw_masks(axes, steps, stride)
         axes.set_title(title)
@@ -181,7 +181,7 @@ def seen_figure(
     query: tuple[int, int],
     title: str,
 ) -> Figure:
-    """What one query sees on the key grid: a row of pictures for each alignment, a column for each head.
+    """What one query sees on the key grid, for every head and alignment.
 
     Args:
         views: alignment -> masks of the heads, [num_queries, num_keys].
@@ -190,26 +190,29 @@ def seen_figure(
     """
     cell = query[0] * query_grid[1] + query[1]
     where = ((query[1] + 0.5) * key_grid[1] / query_grid[1], (query[0] + 0.5) * key_grid[0] / query_grid[0])
+    heads_across = len(heads) >= len(views)  # the longer side lies across, as the title does
+    shape = (len(views), len(heads)) if heads_across else (len(heads), len(views))
     with matplotlib.rc_context(STYLE):
-        columns = len(heads)
-        tall = key_grid[0] / key_grid[1]
-        size = (max(6.4, 1.0 + 1.5 * columns), 0.75 + len(views) * (1.5 * tall + 0.12))
+        size = (max(5.6, 0.6 + 1.55 * shape[1]), 0.8 + 1.65 * shape[0] * key_grid[0] / key_grid[1])
         figure = Figure(figsize=size, layout="constrained", facecolor=PAPER)
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
-        table = figure.subplots(len(views), columns, squeeze=False)
-        for row, (alignment, masks) in zip(table, views.items(), strict=True):
-            for axes, mask, (label, step) in zip(row, masks, heads, strict=True):
+        table = figure.subplots(*shape, squeeze=False)
+        for index, (alignment, masks) in enumerate(views.items()):
+            for head, (mask, (label, step)) in enumerate(zip(masks, heads, strict=True)):
+                axes = table[index, head] if heads_across else table[head, index]
                 keys = mask.indices[mask.indptr[cell] : mask.indptr[cell + 1]]
                 picture = np.full((*key_grid, 3), to_rgb("#efece6"))
                 picture[np.divmod(keys, key_grid[1])] = to_rgb(colour_of(step))
                 axes.imshow(picture, interpolation="none", extent=(0, key_grid[1], key_grid[0], 0))
-                axes.scatter(*where, s=46, marker="o", facecolors="none", edgecolors=PAPER, linewidths=3.2)
-                axes.scatter(*where, s=46, marker="o", facecolors="none", edgecolors=QUERY, linewidths=1.7)
+                for colour, width in ((PAPER, 3.2), (QUERY, 1.7)):
+                    axes.scatter(*where, s=46, facecolors="none", edgecolors=colour, linewidths=width)
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_color(LINE)
-                if row is table[0]:
-                    axes.set_title(label, fontsize=8.5, fontweight="normal", loc="center")
-            row[0].set_ylabel(alignment, fontsize=10, color=INK)
+                across, down = (label, alignment) if heads_across else (alignment, label)
+                if axes in table[0]:
+                    axes.set_title(across, fontsize=9, fontweight="normal", loc="center")
+                if axes in table[:, 0]:
+                    axes.set_ylabel(down, fontsize=9, color=INK)
     return figure
 
 

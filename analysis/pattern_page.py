@@ -37,9 +37,10 @@ def write_page(study: Study, rows: list[dict[str, Any]], pictures: dict[str, lis
 
     Args:
         rows: of the comparison, one for each pattern and order.
-        pictures: by section: masks, flow, orders, seen. Of the last, the page shows those of the first order.
+        pictures: by section: masks, flow, orders, seen. Of the last, the page shows those of one order: the paper's
+            if it is there.
     """
-    first = next(iter(study.orders))
+    first = "manhattan" if "manhattan" in study.orders else next(iter(study.orders))
     seen = [picture for picture in pictures["seen"] if picture.name.endswith(f"_{first}")]
     rows_of_first = [row for row in rows if row["order"] == first]
     contents = {
@@ -48,8 +49,10 @@ def write_page(study: Study, rows: list[dict[str, Any]], pictures: dict[str, lis
         "FLOW": _gallery(pictures["flow"], {}),
         "ORDERS": _gallery(pictures["orders"], {}),
         "SEEN": _gallery(seen, {}),
+        "SEEN_ORDER": first,
         "PATTERN_TABLE": _pattern_table(rows_of_first),
         "ORDER_TABLE": _order_table(rows, study),
+        "DISTANCE_TABLE": _distance_table(rows, study),
         "BOUND": f"{rows_of_first[0]['edge_bound']:,.0f}" if rows_of_first[0]["num_steps"] == 2 else "p n^(1+1/p)",
         "VERSIONS": f"Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "networkx", "matplotlib")),
@@ -126,27 +129,33 @@ def _pattern_table(rows: list[dict[str, Any]]) -> str:
 def _order_table(rows: list[dict[str, Any]], study: Study) -> str:
     """A row for each order; a column for each pattern whose relays are some positions, not all."""
     relayed = [name for name in study.patterns if 0 < _row(rows, name, None)["relays"] < study.positions]
-    heading = ["order", "distance inside a block", "neighbours together"]
-    heading += [f"to a relay of {html.escape(name)}" for name in relayed]
-    heading += [f"seen by {html.escape(name)}" for name in study.patterns]
+    heading = ["order", "inside a block", "neighbours together", *(f"to a relay of {name}" for name in relayed)]
     body = []
     for order in study.orders:
-        some = _row(rows, next(iter(study.patterns)), order)
-        cells = [f'<th scope="row">{order}</th>', f"<td>{some['block_distance']:.2f}</td>"]
-        cells.append(f"<td>{some['neighbours_together']:.1%}</td>")
-        for name in relayed:
-            row = _row(rows, name, order)
-            cells.append(f"<td>{row['relay_distance']:.2f} · {row['max_relay_distance']:.1f}</td>")
-        for name in study.patterns:
-            cells.append(
-                f"<td>{' · '.join(f'{distance:.1f}' for distance in _row(rows, name, order)['step_distance'])}</td>"
-            )
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    return _table([f'<th scope="col">{title}</th>' for title in heading], body)
+        of_order = _row(rows, None, order)
+        cells = [f"{of_order['block_distance']:.2f}", f"{of_order['neighbours_together']:.1%}"]
+        for row in (_row(rows, name, order) for name in relayed):
+            cells.append(f"{row['relay_distance']:.2f} · {row['max_relay_distance']:.1f}")
+        body.append(_line(order, cells))
+    return _table([f'<th scope="col">{html.escape(title)}</th>' for title in heading], body)
 
 
-def _row(rows: list[dict[str, Any]], pattern: str, order: str | None) -> dict[str, Any]:
-    return next(row for row in rows if row["pattern"] == pattern and order in (None, row["order"]))
+def _distance_table(rows: list[dict[str, Any]], study: Study) -> str:
+    """A row for each order, a column for each pattern: how far the cells attended to are."""
+    body = []
+    for order in study.orders:
+        distances = [_row(rows, name, order)["step_distance"] for name in study.patterns]
+        body.append(_line(order, [" · ".join(f"{distance:.1f}" for distance in each) for each in distances]))
+    return _table([f'<th scope="col">{html.escape(title)}</th>' for title in ("order", *study.patterns)], body)
+
+
+def _row(rows: list[dict[str, Any]], pattern: str | None, order: str | None) -> dict[str, Any]:
+    """The first row of that pattern and order; None matches any."""
+    return next(row for row in rows if pattern in (None, row["pattern"]) and order in (None, row["order"]))
+
+
+def _line(name: str, cells: list[str]) -> str:
+    return f'<tr><th scope="row">{html.escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
 def _table(heading: list[str], body: list[str]) -> str:

@@ -84,7 +84,7 @@ def _order(study: Study, order: str) -> Drawing:
 
 
 def _seen(study: Study, name: str, order: str) -> Drawing:
-    title = f"{name}, {order} order: what the query at row {study.query[0]}, column {study.query[1]} sees"
+    title = f"{name}, {order} order: query {study.query}"
 
     def figure() -> Figure:
         return draw.seen_figure(
@@ -96,7 +96,7 @@ def _seen(study: Study, name: str, order: str) -> Drawing:
             title,
         )
 
-    return f"seen_{name.replace(',', '+')}_{order}", title, figure
+    return f"seen_{name.replace(',', '+')}_{order}", "", figure
 
 
 def overview() -> Figure:

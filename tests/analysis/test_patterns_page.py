@@ -1,0 +1,170 @@
+"""The command that draws patterns: what it writes, what the page holds, and what it says to a mistake."""
+
+import base64
+import csv
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ylg
+from analysis import pattern_drawings, pattern_study, patterns
+from ylg import patterns as library
+from ylg.orders import ORDERS
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A small run: a 3x4 grid, a pattern of the user's own, a list of patterns over heads, three steps."""
+    before = dict(library._REGISTRY)
+    folder = tmp_path_factory.mktemp("patterns")
+    mine = folder / "mine.py"
+    mine.write_text("import ylg\nylg.register_pattern('mine', lambda n, s: ylg.step_masks('strided', n, s))\n")
+    options = [
+        "--pattern",
+        "ltr_rtl",
+        "mine",
+        "butterfly3",
+        "fixed,dense",
+        "--grid",
+        "3x4",
+        "--order",
+        "hilbert",
+        "snake",
+    ]
+    patterns.main([*options, "--patterns-from", str(mine), "--out", str(folder / "out")])
+    yield folder / "out"
+    library._REGISTRY.clear()
+    library._REGISTRY.update(before)
+
+
+@pytest.fixture(scope="module")
+def data(drawn):
+    """What the page's script computes with."""
+    page = (drawn / "index.html").read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def test_every_picture_is_written_as_png_and_svg(drawn):
+    names = {path.stem for path in drawn.iterdir()} - {"index", "comparison"}
+    singles = ["ltr", "rtl", "mine", "butterfly3", "fixed", "dense"]
+    layouts = ["ltr_rtl", "mine", "butterfly3", "fixed+dense"]
+    expected = {f"{kind}_{name}" for kind in ("masks", "flow") for name in singles}
+    expected |= {f"order_{order}" for order in ("hilbert", "snake")}
+    expected |= {f"seen_{layout}_{order}" for layout in layouts for order in ("hilbert", "snake")}
+    assert names == expected
+    for name in names:
+        with Image.open(drawn / f"{name}.png") as picture:
+            assert len(set(picture.convert("RGB").resize((64, 64)).getdata())) > 3  # not a blank page
+        assert ElementTree.parse(drawn / f"{name}.svg").getroot().tag.endswith("svg")
+
+
+def test_the_table_holds_the_flow_report_of_every_pattern_and_order(drawn):
+    with (drawn / "comparison.csv").open(newline="") as stream:
+        rows = {(row["pattern"], row["order"]): row for row in csv.DictReader(stream)}
+    assert len(rows) == 6 * 2
+    for (name, order), row in rows.items():
+        report = ylg.flow_report(ylg.step_masks(name, 12), (3, 4), order)
+        for key, value in report.items():
+            shown = (
+                " ".join(map(str, value)) if isinstance(value, (list, tuple)) else "" if value is None else str(value)
+            )
+            assert row[key] == shown, (name, order, key)
+
+
+def test_the_page_stands_alone_and_has_no_gap_left(drawn):
+    page = (drawn / "index.html").read_text(encoding="utf-8")
+    assert not re.findall(r'(?:src|href)="(?!data:)', page) and "url(" not in page and "@import" not in page
+    assert not re.findall(r"__[A-Z_]+__", page)
+    assert page.count("data:image/svg+xml;base64,") == 6 + 6 + 2 + 4  # views of the first order only
+    assert "full information" in page and "pairs unreachable" in page
+
+
+def test_the_script_of_the_page_is_given_the_masks_that_attention_uses(data):
+    def integers(text):
+        return np.frombuffer(base64.b64decode(text), dtype="<u4")
+
+    assert data["keys"] == [3, 4] and data["queries"] == [6, 8]
+    for order, cells in data["orders"].items():
+        assert integers(cells).tolist() == ylg.grid_order(3, 4, order).tolist()
+    for layout, heads in data["layouts"].items():
+        pattern = layout.split(",") if "," in layout else layout
+        for order in data["orders"]:
+            masks = ylg.head_masks(pattern, (6, 8), (3, 4), len(heads), order).numpy()
+            cells = integers(data["orders"][order])
+            for (name, step), mask in zip(heads, masks, strict=True):
+                indptr, indices = map(integers, data["steps"][name][step])
+                for position, cell in enumerate(cells):
+                    query = (cell // 4) * 2 * 8 + cell % 4 * 2  # the first query pooled into the cell
+                    seen = cells[indices[indptr[position] : indptr[position + 1]]]
+                    assert sorted(seen) == np.flatnonzero(mask[query]).tolist()
+
+
+def test_the_matrix_shows_each_entry_in_the_colour_of_its_step():
+    steps = ylg.sparse_step_masks("ltr", 9)
+    figure = pattern_drawings.masks_figure(steps, "ltr", 3)
+    picture = figure.axes[0].images[0].get_array()
+    first, second = (step.toarray() for step in steps)
+    colours = [pattern_drawings.to_rgb(colour) for colour in pattern_drawings.STEP_COLOURS[:2]]
+    assert (picture[first & ~second] == colours[0]).all() and (picture[second & ~first] == colours[1]).all()
+    assert (picture[first & second] == pattern_drawings.to_rgb(pattern_drawings.INK)).all()
+    assert (picture[~first & ~second] == 1).all()
+
+
+def test_the_view_of_a_query_shows_the_keys_that_its_row_allows():
+    study = pattern_study.prepare(["strided"], ["raster"], "4x4", alignment=["pool", "rows"], query=(5, 2))
+    name, _, make = patterns.drawings(study)["seen"][0]
+    shown = [axes.images[0].get_array() for axes in make().axes]
+    assert name == "seen_strided_raster" and len(shown) == 4  # 2 heads x 2 alignments, an alignment to a row
+    for picture, (alignment, head) in zip(shown, [("pool", 0), ("pool", 1), ("rows", 0), ("rows", 1)], strict=True):
+        mask = ylg.head_masks("strided", (8, 8), (4, 4), 2, "raster", alignment)[head, 5 * 8 + 2].numpy().reshape(4, 4)
+        assert ((picture == pattern_drawings.to_rgb(pattern_drawings.colour_of(head))).all(-1) == mask).all()
+
+
+def test_the_default_study_covers_the_patterns_of_the_paper_and_every_order():
+    study = pattern_study.prepare()
+    assert {"ltr", "rtl", "strided", "strided_original", "fixed", "butterfly", "star", "dense"} == set(study.patterns)
+    assert list(study.orders) == list(ORDERS) and study.positions == 256 and study.stride == 16
+
+
+def test_the_picture_of_the_readme_is_written(tmp_path):
+    patterns.main(["--overview", str(tmp_path / "docs" / "masks")])
+    with Image.open(tmp_path / "docs" / "masks.png") as picture:
+        assert picture.width > 1500 and picture.getpixel((0, 0))[3] == 0  # transparent round the card
+    assert (tmp_path / "docs" / "masks.svg").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--pattern", "lrt"], "unknown pattern 'lrt'"),
+        (["--order", "zigzag"], "unknown order 'zigzag'; use one of raster"),
+        (["--alignment", "middle"], "unknown alignment 'middle'; use one of pool"),
+        (["--grid", "16"], "a grid is written ROWSxCOLS, such as 16x16; got '16'"),
+        (["--grid", "0x4"], "must be (rows, cols)"),
+        (["--grid", "65x64"], "4160 positions; pictures are drawn of up to 4096"),
+        (["--grid", "4x4", "--query-grid", "6x8"], "is not a multiple of key_grid=(4, 4)"),
+        (["--stride", "257"], "stride=257 must be between 1 and n=256"),
+        (["--stride", "0"], "stride=0 must be between 1"),
+        (["--query", "32", "0"], "query (32, 0) is outside the query grid (32, 32)"),
+        (["--patterns-from", "absent.py"], "no file 'absent.py' to load patterns from"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_exit_code_2_before_anything_is_written(options, words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        patterns.main([*options, "--out", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert exit.value.code == 2 and words in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_runs_as_a_script(repository, tmp_path):
+    command = [sys.executable, "analysis/patterns.py", "--help"]
+    told = subprocess.run(command, cwd=repository, check=True, capture_output=True, text=True).stdout
+    for option in ("--pattern", "--order", "--grid", "--stride", "--alignment", "--patterns-from", "strided_original"):
+        assert option in told
