@@ -52,8 +52,8 @@ def estimate(config: RunConfig, device: str | None = None) -> Cost:
 def _per_image(model: ModelConfig) -> tuple[float, float]:
     """Operations of one pass through both networks and back, and bytes that autograd keeps, per image.
 
-    Of the network without attention and classes, whose shapes depend on no values: nothing is computed, fake tensors carry
-    shapes only.
+    Of the network without attention and classes, whose shapes depend on no values: nothing is computed, fake tensors
+    carry shapes only.
     """
     generator, discriminator = build_networks(RunConfig(model=model))
     kept = [0]

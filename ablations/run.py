@@ -241,7 +241,7 @@ def result_text(record: Record) -> str:
     lines.append(
         f"attention gains: {gains}; {record.seconds / 60:.1f} minutes, {record.images_per_second:.0f} images/s"
     )
-    return "\n".join(f"  {line}" for line in lines + [f"folder: {record.folder}"])
+    return "\n".join(f"  {line}" for line in [*lines, f"folder: {record.folder}"])
 
 
 def main(argv: list[str] | None = None) -> int:

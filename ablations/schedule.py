@@ -37,8 +37,8 @@ def listing(rows: tuple[Row, ...], setting: Setting, seeds: tuple[int, ...]) -> 
     number = len(rows) * len(seeds)
     head = f"preset {preset.name}: {preset.description}\n{_setting(setting)}"
     foot = (
-        f"{len(rows)} rows x {len(seeds)} seed{'s' * (len(seeds) > 1)} = {number} runs, about {duration(total)} on this "
-        "machine one after the other, without evaluations (estimated; within a factor of two)"
+        f"{len(rows)} rows x {len(seeds)} seed{'s' * (len(seeds) > 1)} = {number} runs, about {duration(total)} on "
+        "this machine one after the other, without evaluations (estimated; within a factor of two)"
     )
     if any(row.published and row.published.unconfirmed for row in rows):
         foot += "\n* not confirmed from a source at hand"
@@ -116,7 +116,8 @@ def slurm_script(runs: list[Experiment], out: Path, options: argparse.Namespace)
         cd {here}
         ROWS=({rows})
         SEEDS=({seeds})
-        exec python ablations/run.py --rows "${{ROWS[$SLURM_ARRAY_TASK_ID]}}" --seed "${{SEEDS[$SLURM_ARRAY_TASK_ID]}}" \\
+        TASK=$SLURM_ARRAY_TASK_ID
+        exec python ablations/run.py --rows "${{ROWS[$TASK]}}" --seed "${{SEEDS[$TASK]}}" \\
             {same}"""
     ).format(
         last=len(runs) - 1,

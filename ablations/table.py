@@ -62,8 +62,8 @@ def _page(records: list[Record], table: pd.DataFrame, unfinished: list[Path]) ->
     lines = [
         f"# Ablation: {setting['data']} at {setting['resolution']}x{setting['resolution']}, {setting['steps']:,} steps",
         "",
-        f"{setting['samples']:,} samples of the EMA generator a run. The paper's FID and IS are of ImageNet 128x128 and "
-        "Inception features: compare the order of the rows, not the numbers.",
+        f"{setting['samples']:,} samples of the EMA generator a run. The paper's FID and IS are of ImageNet 128x128 "
+        "and Inception features: compare the order of the rows, not the numbers.",
         "",
         markdown(table),
         "",
