@@ -80,6 +80,7 @@ class Experiment:
             seed=self.seed,
             precision=preset.precision,
             checkpoint_every=preset.checkpoint_every,
+            log_every=preset.log_every,
             sample_every=preset.metrics_every,
             metrics_every=preset.metrics_every,
         )

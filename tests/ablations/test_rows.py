@@ -1,0 +1,117 @@
+"""The rows are the paper's, differ only in what they name, and are of equal size where the paper says so."""
+
+from dataclasses import replace
+
+import pytest
+
+from ablations.experiment import Experiment, Setting
+from ablations.presets import PRESETS, find_preset
+from ablations.published import PUBLISHED
+from ablations.rows import EXTENDED_ROWS, PAPER_ROWS, ROWS, attention, find_rows, row_of
+from ablations.sizes import parameter_counts, require_equal_sizes
+from sagan_base.checkpoint import build_networks
+from sagan_base.config import RECIPES
+from ylg import head_masks
+
+SETTING = Setting(PRESETS["digits"], "paper", "digits", 100, ("classifier",))
+
+
+def test_the_five_rows_are_those_of_the_papers_table():
+    table = [
+        (row.attention.num_heads, row.attention.pattern, row.attention.order, row.published.fid) for row in PAPER_ROWS
+    ]
+    assert table == [
+        (1, "dense", "raster", 18.65),
+        (8, "dense", "raster", 20.09),
+        (8, "ltr_rtl", "manhattan", 15.94),
+        (8, "ltr_rtl", "raster", 17.47),
+        (8, "strided_original", "manhattan", 16.64),
+    ]
+    assert all(row.attention.alignment == "rows" and row.attention.mode == "parallel" for row in PAPER_ROWS)
+
+
+def test_unconfirmed_figures_carry_their_asterisk():
+    assert PUBLISHED["sagan_8"].fid_text == "20.09*" and PUBLISHED["sagan_8"].inception_score_text == "46.01"
+    assert PUBLISHED["ylg_strided"].inception_score_text == "55.21*"
+    assert PUBLISHED["ylg"].fid_text == "15.94"
+
+
+def test_rows_have_names_of_their_own_and_every_published_figure_has_its_row():
+    assert len(ROWS) == len(PAPER_ROWS) + len(EXTENDED_ROWS)
+    assert set(PUBLISHED) <= set(ROWS)
+    assert all(row.dense_row in ROWS for row in ROWS.values())
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_every_row_is_another_network_or_another_recipe(name):
+    configs = {n: Experiment(row, SETTING, 0).config().identity() for n, row in ROWS.items()}
+    same = [other for other in configs if other != name and configs[other] == configs[name]]
+    assert not same
+
+
+def test_the_masks_of_every_row_are_built_and_differ_from_the_paper_row_where_they_should():
+    ylg = head_masks("ltr_rtl", (16, 16), (8, 8), 8, "manhattan", "rows")
+    for row in ROWS.values():
+        if row.attention is None or row.attention.num_heads != 8:
+            continue
+        a = row.attention
+        masks = head_masks(a.pattern, (16, 16), (8, 8), a.num_heads, a.order, a.alignment)
+        same = (masks == ylg).all().item()
+        unchanged = row.name in ("ylg", "ylg_higher", "ylg_sequential", "ylg_biggan")
+        assert same == unchanged, row.name
+
+
+def test_rows_compared_at_equal_size_have_equal_parameter_counts():
+    require_equal_sizes([Experiment(row, SETTING, 0) for row in ROWS.values()])
+    sizes = {row.name: parameter_counts(Experiment(row, SETTING, 0).config()) for row in PAPER_ROWS}
+    assert len(set(sizes.values())) == 1
+
+
+def test_a_row_of_another_size_than_it_claims_is_refused():
+    liar = replace(ROWS["no_attention"], same_size_as="sagan")
+    with pytest.raises(ValueError, match=r"row 'no_attention' has .* parameters .* but 'sagan'"):
+        require_equal_sizes([Experiment(liar, SETTING, 0)])
+
+
+def test_a_command_that_names_the_papers_choices_is_the_papers_row():
+    assert row_of(attention("ltr_rtl", "manhattan")) is ROWS["ylg"]
+    assert row_of(attention("dense", "manhattan", 1)) is ROWS["sagan"]  # dense attention has no order
+    assert row_of(attention("dense")) is ROWS["sagan_8"]
+    assert row_of(attention("strided_original", "manhattan")) is ROWS["ylg_strided"]
+    assert row_of(attention("strided", "manhattan")) is ROWS["ylg_strided_repaired"]
+
+
+def test_any_other_combination_is_a_row_of_its_own_without_published_figures():
+    row = row_of(attention("ltr", "hilbert", 4, alignment="tile"))
+    assert row.name == "ltr_hilbert_4-heads_tile" and row.published is None
+    assert row_of(attention("ltr_rtl", "manhattan", mode="sequential", num_heads=4)).name.endswith("sequential")
+
+
+def test_unknown_names_are_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"no row is called 'ylgg'; the rows are sagan, "):
+        find_rows(["ylg", "ylgg"])
+    with pytest.raises(ValueError, match=r"preset 'digit' is unknown; use one of digits, "):
+        find_preset("digit")
+    with pytest.raises(ValueError, match=r"recipe 'gan' is unknown; use one of paper, biggan"):
+        find_preset("digits").recipe("gan")
+
+
+def test_imagenet128_is_the_papers_setting():
+    run = Experiment(ROWS["ylg"], Setting(PRESETS["imagenet128"], "paper", "imagenet", 1_500_000, ("inception",)), 0)
+    config = run.config()
+    assert config.recipe == RECIPES["paper"]
+    assert (config.model.resolution, config.model.generator_width, config.model.num_classes) == (128, 64, 1000)
+    assert config.model.generator_attention == config.model.discriminator_attention == (32,)
+
+
+def test_a_preset_changes_of_a_recipe_only_what_it_says():
+    recipe = PRESETS["digits"].recipe("biggan")
+    assert recipe.betas == (0.0, 0.999) and not recipe.numerics.bounded_spectral_norm
+    assert recipe.ema_start < PRESETS["digits"].steps
+
+
+def test_one_resolution_higher_moves_attention_where_such_a_map_exists():
+    model = Experiment(ROWS["ylg_higher"], SETTING, 0).model()
+    assert (model.generator_attention, model.discriminator_attention) == ((32,), (16,))
+    generator, discriminator = build_networks(Experiment(ROWS["ylg_higher"], SETTING, 0).config())
+    assert list(generator.attention) == ["32"] and list(discriminator.attention) == ["16"]
