@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 # Process 0 evaluates alone while the others wait for it, which on ImageNet takes longer than the default 10 minutes.
 TIMEOUT = timedelta(hours=2)
@@ -65,6 +66,18 @@ class Processes:
             dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
 
+def _fresh_store() -> dist.Store:
+    """Where the processes find each other: torchrun's store, without what a failed attempt left in it.
+
+    Some versions of torchrun keep one store over restarts, and the new processes then look for the old ones. On one
+    machine the number of the restart tells attempts apart. On several it may differ between machines: there, set
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun.
+    """
+    store, _, _ = next(rendezvous("env://", timeout=TIMEOUT))
+    one_machine = os.environ.get("GROUP_WORLD_SIZE") == "1"
+    return dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store) if one_machine else store
+
+
 @contextmanager
 def processes(device: str | torch.device | None = None) -> Iterator[Processes]:
     """Join the process group that torchrun announces, or stand alone; leave it at the end.
@@ -85,7 +98,10 @@ def processes(device: str | torch.device | None = None) -> Iterator[Processes]:
     if count == 1:
         yield Processes(0, 1, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend, timeout=TIMEOUT, store=_fresh_store(), rank=int(os.environ["RANK"]), world_size=count
+    )
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
     finally:

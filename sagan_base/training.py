@@ -21,6 +21,7 @@ from sagan_base.checkpoint import (
     CHECKPOINT_FOLDER,
     MODEL_FILE,
     Checkpoint,
+    checkpoint_files,
     checkpoint_path,
     export_model,
     read_checkpoint,
@@ -156,7 +157,7 @@ class TrainingRun:
         self.window_start, self.window_seconds = 0, 0.0
         if found is not None:
             self._resume(found)
-        self.resumed_from = self.step
+        self.resumed_from = self.saved_step = self.step
 
     def _read_folder(self) -> tuple[str | None, Checkpoint | None]:
         """Why the folder's run cannot be gone on with, or None and where it stands."""
@@ -164,6 +165,8 @@ class TrainingRun:
         if problem := folder_problem(self.out / CONFIG_FILE, self.config, self.data):
             return problem, None
         _, found = read_latest(self.folder) or (None, None)
+        if found is None and checkpoint_files(self.folder):
+            return f"no checkpoint in {self.folder} can be read; delete them to start anew, or use another --out", None
         if found is not None and found.info["step"] > steps:
             step = found.info["step"]
             return f"{self.out} holds {step} steps, more than steps={steps}; use {step} or more, or another --out", None
@@ -199,8 +202,9 @@ class TrainingRun:
         if self.place.is_first:
             self.provenance = {"processes": self.place.count, **provenance(self.config.training.seed)}
             write_record(self.out / CONFIG_FILE, self.config, self.data, {"from_step": self.step, **self.provenance})
-            for leftover in self.folder.glob(".step_*"):  # of a process that was killed while writing
-                leftover.unlink(missing_ok=True)
+            newer = [path for path in checkpoint_files(self.folder) if path > checkpoint_path(self.folder, self.step)]
+            for useless in (*newer, *self.folder.glob(".step_*")):  # damaged, or never finished by a killed process
+                useless.unlink(missing_ok=True)
             log = RunLog(self.out, self.step)
         bar = tqdm(total=steps, initial=self.step, unit="step", disable=not self.progress, mininterval=0.5)
         try:
@@ -271,7 +275,7 @@ class TrainingRun:
             )
         if self.health.saturated_since is None:
             self.last_good = path
-        if self.place.is_first and not path.is_file():
+        if self.place.is_first and self.saved_step != self.step:
             info = {
                 "step": self.step,
                 "seconds": self.seconds,
@@ -285,6 +289,7 @@ class TrainingRun:
             }
             write_checkpoint(path, {**self.updates.state(), "window.sums": self.window}, self.config, info)
             remove_old_checkpoints(self.folder, self.config.training.keep_checkpoints, self.last_good)
+        self.saved_step = self.step
         return path
 
     def _stop(self, problem: str) -> None:

@@ -6,6 +6,7 @@ things see the micro-batch: the generator's batch norm takes its statistics over
 ``sync_batch_norm``, over this process's share without), and each forward pass advances the power iteration once.
 """
 
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -199,8 +200,10 @@ def _parallel(network: nn.Module, place: Processes) -> nn.Module:
         return network
     # Buffers are not exchanged: power-iteration vectors are equal in all processes, because the weights are; the
     # moving statistics, which training never reads, are process 0's.
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # new, deprecated name
     device_ids = [place.device] if place.device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=device_ids, broadcast_buffers=False)
+    return DistributedDataParallel(network, device_ids=device_ids, **{name: False})
 
 
 def _without_exchange(network: nn.Module, last: bool) -> nullcontext:
