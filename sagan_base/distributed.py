@@ -66,6 +66,23 @@ class Processes:
             dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
 
+def find_device(name: str | torch.device | None) -> torch.device:
+    """The device of this name; a GPU where there is one when None.
+
+    Raises:
+        ValueError: PyTorch knows no such device, or there is none here.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name} cannot be used ({reason}); use cpu, or cuda where there is a GPU") from None
+    return device
+
+
 def _fresh_store() -> dist.Store:
     """Where the processes find each other: torchrun's store, without what a failed attempt left in it.
 
@@ -84,11 +101,11 @@ def processes(device: str | torch.device | None = None) -> Iterator[Processes]:
 
     Args:
         device: None takes a GPU where there is one (each process its own), else the CPU.
+    Raises:
+        ValueError: there is no such device.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    device = find_device(device)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", device.index or 0)))
         torch.cuda.set_device(device)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from sagan_base.atomic import atomic_write
 from sagan_base.checkpoint import build_networks, fill_network, model_file, read_checkpoint
 from sagan_base.cli import usage_errors
+from sagan_base.distributed import find_device
 from sagan_base.draws import latents, stream, truncated_latents
 from sagan_base.generator import Generator
 from sagan_base.models import resolve_model
@@ -88,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch-size", type=int, default=64, metavar="N", help="images generated at once (default: 64)"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     return parser
 
 
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"{total:,} images are too many for one sheet (at most {MOST_ON_A_SHEET:,}); choose --class, a smaller "
                 "--number, or --folder"
             )
-        generator = generator.to(arguments.device)
+        generator = generator.to(find_device(arguments.device))
     drawn = (
         (
             label,

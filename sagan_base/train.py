@@ -15,7 +15,7 @@ from pathlib import Path
 from sagan_base.cli import usage_errors
 from sagan_base.config import ModelConfig, RunConfig
 from sagan_base.data import ImageData, load_data
-from sagan_base.distributed import Processes, processes
+from sagan_base.distributed import Processes, find_device, processes
 from sagan_base.generator import Generator
 from sagan_base.metrics.evaluate import evaluate
 from sagan_base.options import Parser, add_config_options, config_from_options
@@ -49,6 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 (the run had to stop), 130 or 143 (it was asked to)."""
     arguments = build_parser().parse_args(argv)
+    with usage_errors():
+        find_device(arguments.device)
     with processes(arguments.device) as place:
         with usage_errors():
             run = _prepare(arguments, place)
