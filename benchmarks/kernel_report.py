@@ -115,11 +115,14 @@ def costs(kernel: triton.compiler.CompiledKernel) -> dict[str, int]:
 def everything(plan, dtype: torch.dtype, dim_qk: int, dim_v: int, channels_first: bool):
     """All operators, forward and backward, on small tensors on the CPU: only shapes, strides and types matter."""
     if channels_first:  # what a 1x1 convolution's NCHW output is when seen as [B, H, N, D]
+
         def tensor(n, d):
             return torch.zeros(2, plan.num_heads, d, n, dtype=dtype).mT
     else:
+
         def tensor(n, d):
             return torch.zeros(2, plan.num_heads, n, d, dtype=dtype)
+
     queries, keys = tensor(plan.num_queries, dim_qk), tensor(plan.num_keys, dim_qk)
     values, out = tensor(plan.num_keys, dim_v), tensor(plan.num_queries, dim_v)
     tensors, heads = triton_ops.plan_arguments(plan)

@@ -10,6 +10,7 @@ Read next: triton_kernels.py, which walks tables, and triton_ops.py, which keeps
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +22,9 @@ from ylg.plan import AttentionPlan
 ITEM_FIELDS = 8  # head, rows, row_start, columns, column_start, word_start, words_per_row, slot
 MERGE_FIELDS = 5  # head, rows, row_start, first_slot, slots
 WORD_BITS = 32
-MAX_BLOCK_ROWS = 64
-# A tile of few keys that every query attends to (relays) is, in the backward pass, one short block of rows with very
-# many columns. Left whole, a handful of programs would run long after all others have finished.
-MAX_COLUMNS = 1024
+BLOCK_ROWS = (16, 32)  # rows an item may have at most: one warp's worth, so that programs are many and small
+MIN_PIECE = 128  # columns that are never split
+ITEM_COST = 8  # starting an item, in rows
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,13 @@ class TileTable:
     num_merges: int
     num_slots: int
     block_rows: int
-    block_columns: int
     max_columns: int
     covers_all_rows: bool  # False: some rows are in no tile (keys that no query attends to) and stay zero
 
 
-def tile_table(plan: AttentionPlan, max_columns: int | None = None) -> TileTable:
-    """Flattens ``plan``; with ``max_columns`` (a multiple of 32), longer tiles are split along their columns."""
-    tile_rows = max(group.shape[2] for group in plan.groups)
-    tile_columns = max(group.shape[3] for group in plan.groups)
-    block_rows = min(MAX_BLOCK_ROWS, _block(tile_rows))
+def tile_table(plan: AttentionPlan, split_columns: bool = False) -> TileTable:
+    """Flattens ``plan``; with ``split_columns``, very long tiles become several items, to be merged (sums only)."""
+    block_rows = _block_rows(plan)
     items, merges, data, offset, num_slots = [], [], [], 0, 0
     covered = np.zeros((plan.num_heads, plan.num_queries), dtype=bool)
     for group in plan.groups:
@@ -69,7 +66,7 @@ def tile_table(plan: AttentionPlan, max_columns: int | None = None) -> TileTable
             for tile in range(tiles):
                 which = m * tiles + tile
                 columns = _used(column_cells[m, tile])
-                pieces = _pieces(columns, max_columns)
+                pieces = _pieces(columns) if split_columns else [(0, columns)]
                 for row in range(0, _used(cells[tile]), block_rows):
                     rows = min(block_rows, _used(cells[tile]) - row)
                     row_start = starts[0] + which * tile_height + row
@@ -107,15 +104,19 @@ def tile_table(plan: AttentionPlan, max_columns: int | None = None) -> TileTable
         num_merges=len(merges),
         num_slots=num_slots,
         block_rows=block_rows,
-        block_columns=min(WORD_BITS, _block(tile_columns)),
         max_columns=int(table[:, 3].max(initial=0)),
         covers_all_rows=bool(covered.all()),
     )
 
 
-def _block(length: int) -> int:
-    """The power of two that holds ``length``, at least 16: the smallest inner dimension of a matrix product."""
-    return max(16, 1 << (length - 1).bit_length())
+def _block_rows(plan: AttentionPlan) -> int:
+    def cost(block: int) -> int:
+        return sum(
+            len(group.heads) * group.shape[1] * group.shape[3] * -(-group.shape[2] // block) * (block + ITEM_COST)
+            for group in plan.groups
+        )
+
+    return min(BLOCK_ROWS, key=cost)
 
 
 def _used(cells: np.ndarray) -> int:
@@ -124,12 +125,17 @@ def _used(cells: np.ndarray) -> int:
     return int(valid[-1]) + 1 if valid.size else 0
 
 
-def _pieces(columns: int, longest: int | None) -> list[tuple[int, int]]:
-    """Equal pieces (first, count) of at most ``longest`` columns, cut at whole mask words."""
-    if longest is None or columns <= longest:
+def _pieces(columns: int) -> list[tuple[int, int]]:
+    """Equal pieces (first, count) of the columns, cut at whole mask words.
+
+    A few relay keys that every query attends to are, in the backward pass, one short block of rows with very many
+    columns: left whole, a handful of programs would run long after all others have finished. Both the columns of a
+    piece and the pieces to merge are walked one after the other, so their numbers grow alike, with the square root.
+    """
+    longest = max(MIN_PIECE, 4 * math.isqrt(columns))
+    if columns <= longest:
         return [(0, columns)]
-    count = -(-columns // longest)
-    size = -(-columns // (count * WORD_BITS)) * WORD_BITS
+    size = -(-columns // (-(-columns // longest) * WORD_BITS)) * WORD_BITS
     return [(first, min(size, columns - first)) for first in range(0, columns, size)]
 
 

@@ -9,6 +9,10 @@ batch element, and reads cells in place through the table, with any strides: not
   gathered, never scattered: no atomics, and the same bits every time.
 - merge: adds up, in a fixed order, the partial sums of items that were split along their columns.
 
+Scores are [rows, columns] for 16-bit inputs, whose products run on tensor cores, and [columns, rows] for wider ones
+(ROWS_LAST), whose products run on ordinary units: there Triton gives each thread whole rows, and softmax needs no
+exchange between threads (a third fewer instructions in the forward kernel, by benchmarks/kernel_report.py).
+
 Softmax runs in base 2 (exp2 is the hardware's instruction): scale * log2(e) is folded into the scores. Sums are kept
 in ACC: float32, or float64 for float64. Products of float32 are IEEE float32, never TF32.
 """
@@ -33,20 +37,56 @@ INTERPRETED = tl.constexpr(not isinstance(matrix_product, triton.runtime.JITFunc
 def inner_products(
     x, x_cells, x_valid, x_stride, x_dim_stride,
     y, y_cells, y_valid, y_stride, y_dim_stride,
-    DIM: tl.constexpr, PADDED_DIM: tl.constexpr, ACC: tl.constexpr,
+    DIM: tl.constexpr, PADDED_DIM: tl.constexpr, ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
 ):  # fmt: skip
-    """[rows, columns] of <x at a row's cell, y at a column's cell>, over DIM channels."""
-    if DIM < 16:
-        # a matrix instruction sums over at least 16 channels: at SAGAN's 2, 4 and 8 most of it would multiply zeros
-        products = tl.zeros((x_cells.shape[0], y_cells.shape[0]), ACC)
+    """Scores: <x at a row's cell, y at a column's cell> over DIM channels."""
+    if ROWS_LAST and DIM < 16:
+        # tl.dot sums over at least 16 channels: at SAGAN's 2, 4 and 8 most of its work would multiply zeros
+        products = tl.zeros((y_cells.shape[0], x_cells.shape[0]), ACC)
         for d in tl.static_range(DIM):
             x_d = tl.load(x + x_cells * x_stride + d * x_dim_stride, mask=x_valid, other=0).to(ACC)
             y_d = tl.load(y + y_cells * y_stride + d * y_dim_stride, mask=y_valid, other=0).to(ACC)
-            products += x_d[:, None] * y_d[None, :]
+            products += y_d[:, None] * x_d[None, :]
         return products
-    x_tile = load_cells(x, x_cells, x_valid, x_stride, x_dim_stride, DIM, PADDED_DIM)
-    y_tile = load_cells(y, y_cells, y_valid, y_stride, y_dim_stride, DIM, PADDED_DIM)
-    return matrix_product(x_tile, tl.trans(y_tile), tl.zeros((x_cells.shape[0], y_cells.shape[0]), ACC), ACC)
+    x_tile = widened(load_cells(x, x_cells, x_valid, x_stride, x_dim_stride, DIM, PADDED_DIM))
+    y_tile = widened(load_cells(y, y_cells, y_valid, y_stride, y_dim_stride, DIM, PADDED_DIM))
+    if ROWS_LAST:
+        return matrix_product(y_tile, tl.trans(x_tile), tl.zeros((y_cells.shape[0], x_cells.shape[0]), ACC), ACC)
+    else:
+        return matrix_product(x_tile, tl.trans(y_tile), tl.zeros((x_cells.shape[0], y_cells.shape[0]), ACC), ACC)
+
+
+@triton.jit
+def widened(tile):
+    """Zeros between the channels until there are 16. Inner products do not ask in which order channels come."""
+    for _ in tl.static_range(4):
+        if tile.shape[1] < 16:
+            tile = tl.join(tile, tl.zeros_like(tile)).reshape(tile.shape[0], 2 * tile.shape[1])
+    return tile
+
+
+@triton.jit
+def along_rows(x, ROWS_LAST: tl.constexpr):
+    """One value a row, shaped to meet scores."""
+    if ROWS_LAST:
+        return x[None, :]
+    else:
+        return x[:, None]
+
+
+@triton.jit
+def along_columns(x, ROWS_LAST: tl.constexpr):
+    """One value a column, shaped to meet scores."""
+    return along_rows(x, not ROWS_LAST)
+
+
+@triton.jit
+def rows_first(scores, ROWS_LAST: tl.constexpr):
+    """Scores as [rows, columns]."""
+    if ROWS_LAST:
+        return tl.trans(scores)
+    else:
+        return scores
 
 
 @triton.jit
@@ -87,11 +127,15 @@ def load_index(table, start, count, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr):
-    """Bool [BLOCK_ROWS, BLOCK_COLUMNS] for columns ``first`` on, unpacked from one word a row (32 >= BLOCK_COLUMNS)."""
+def load_mask(
+    table, word_start, words_per_row, first, rows,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ROWS_LAST: tl.constexpr,
+):  # fmt: skip
+    """Bool, shaped like scores, for the columns from ``first`` on: bits of one word a row (32 >= BLOCK_COLUMNS)."""
     i = tl.arange(0, BLOCK_ROWS)
     words = tl.load(table + word_start + i * words_per_row + first // 32, mask=i < rows, other=0)
-    return ((words[:, None] >> (first % 32 + tl.arange(0, BLOCK_COLUMNS))[None, :]) & 1) != 0
+    bit = first % 32 + tl.arange(0, BLOCK_COLUMNS)
+    return ((along_rows(words, ROWS_LAST) >> along_columns(bit, ROWS_LAST)) & 1) != 0
 
 
 @triton.jit
@@ -103,7 +147,8 @@ def forward(
     o_batch, o_head, o_cell, o_dim,
     num_items, num_heads, num_queries, scale: tl.float64,
     DIM_QK: tl.constexpr, DIM_V: tl.constexpr, PADDED_QK: tl.constexpr, PADDED_V: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr,
+    ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     batch = (program // num_items).to(tl.int64)
@@ -122,18 +167,31 @@ def forward(
     for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
         k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
         scores = inner_products(
-            queries, q_cells, q_valid, q_cell, q_dim, keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK, ACC
+            queries,
+            q_cells,
+            q_valid,
+            q_cell,
+            q_dim,
+            keys,
+            k_cells,
+            k_valid,
+            k_cell,
+            k_dim,
+            DIM_QK,
+            PADDED_QK,
+            ACC,
+            ROWS_LAST,
         )
-        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS)
+        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
         scores = tl.where(allowed, scores * scale, float("-inf"))
-        peak = tl.maximum(highest, tl.max(scores, 1))
+        peak = tl.maximum(highest, tl.max(scores, 0 if ROWS_LAST else 1))
         # rows that have seen no key yet: -inf - -inf would be NaN
         finite_peak = tl.where(peak == float("-inf"), 0.0, peak)
-        weights = tl.exp2(scores - finite_peak[:, None])
+        weights = tl.exp2(scores - along_rows(finite_peak, ROWS_LAST))
         decay = tl.exp2(highest - finite_peak)
-        total = total * decay + tl.sum(weights, 1)
+        total = total * decay + tl.sum(weights, 0 if ROWS_LAST else 1)
         v_tile = load_cells(values, k_cells, k_valid, v_cell, v_dim, DIM_V, PADDED_V)
-        mixed = matrix_product(weights, v_tile, mixed * decay[:, None], ACC)
+        mixed = matrix_product(rows_first(weights, ROWS_LAST), v_tile, mixed * decay[:, None], ACC)
         highest = peak
 
     total = tl.where(q_valid, total, 1.0)
@@ -152,7 +210,8 @@ def query_gradient(
     dq_batch, dq_head, dq_cell, dq_dim,
     num_items, num_heads, num_queries, scale: tl.float64, natural_scale: tl.float64,
     DIM_QK: tl.constexpr, DIM_V: tl.constexpr, PADDED_QK: tl.constexpr, PADDED_V: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr,
+    ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     batch = (program // num_items).to(tl.int64)
@@ -178,19 +237,45 @@ def query_gradient(
     for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
         k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
         scores = inner_products(
-            queries, q_cells, q_valid, q_cell, q_dim, keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK, ACC
+            queries,
+            q_cells,
+            q_valid,
+            q_cell,
+            q_dim,
+            keys,
+            k_cells,
+            k_valid,
+            k_cell,
+            k_dim,
+            DIM_QK,
+            PADDED_QK,
+            ACC,
+            ROWS_LAST,
         )
         d_weights = inner_products(
-            d_out, q_cells, q_valid, g_cell, g_dim, values, k_cells, k_valid, v_cell, v_dim, DIM_V, PADDED_V, ACC
+            d_out,
+            q_cells,
+            q_valid,
+            g_cell,
+            g_dim,
+            values,
+            k_cells,
+            k_valid,
+            v_cell,
+            v_dim,
+            DIM_V,
+            PADDED_V,
+            ACC,
+            ROWS_LAST,
         )
-        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS)
-        weights = tl.exp2(tl.where(allowed, scores * scale - normaliser[:, None], float("-inf")))
+        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
+        weights = tl.exp2(tl.where(allowed, scores * scale - along_rows(normaliser, ROWS_LAST), float("-inf")))
         if ONE_BLOCK:
             # every key is here, so <d out, out> = sum of weights * d_weights, and out need not be read
-            row_delta = tl.sum(weights * d_weights, 1)
-        d_scores = weights * (d_weights - row_delta[:, None])
+            row_delta = tl.sum(weights * d_weights, 0 if ROWS_LAST else 1)
+        d_scores = weights * (d_weights - along_rows(row_delta, ROWS_LAST))
         k_tile = load_cells(keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK)
-        gradient = matrix_product(d_scores, k_tile, gradient, ACC)
+        gradient = matrix_product(rows_first(d_scores, ROWS_LAST), k_tile, gradient, ACC)
 
     tl.store(delta + q_cells, row_delta, mask=q_valid)
     gradient *= tl.full((), natural_scale, ACC)
@@ -208,7 +293,8 @@ def key_value_gradient(
     dv_batch, dv_head, dv_cell, dv_dim,
     num_items, num_slots, num_heads, num_queries, scale: tl.float64, natural_scale: tl.float64,
     DIM_QK: tl.constexpr, DIM_V: tl.constexpr, PADDED_QK: tl.constexpr, PADDED_V: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr,
+    ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     batch = (program // num_items).to(tl.int64)
@@ -230,18 +316,44 @@ def key_value_gradient(
         normaliser = tl.load(logsumexp + q_cells, mask=q_valid, other=0)
         column_delta = tl.load(delta + q_cells, mask=q_valid, other=0)
         scores = inner_products(
-            keys, k_cells, k_valid, k_cell, k_dim, queries, q_cells, q_valid, q_cell, q_dim, DIM_QK, PADDED_QK, ACC
+            keys,
+            k_cells,
+            k_valid,
+            k_cell,
+            k_dim,
+            queries,
+            q_cells,
+            q_valid,
+            q_cell,
+            q_dim,
+            DIM_QK,
+            PADDED_QK,
+            ACC,
+            ROWS_LAST,
         )
         d_weights = inner_products(
-            values, k_cells, k_valid, v_cell, v_dim, d_out, q_cells, q_valid, g_cell, g_dim, DIM_V, PADDED_V, ACC
+            values,
+            k_cells,
+            k_valid,
+            v_cell,
+            v_dim,
+            d_out,
+            q_cells,
+            q_valid,
+            g_cell,
+            g_dim,
+            DIM_V,
+            PADDED_V,
+            ACC,
+            ROWS_LAST,
         )
-        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS)
-        weights = tl.exp2(tl.where(allowed, scores * scale - normaliser[None, :], float("-inf")))
+        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
+        weights = tl.exp2(tl.where(allowed, scores * scale - along_columns(normaliser, ROWS_LAST), float("-inf")))
         d_out_tile = load_cells(d_out, q_cells, q_valid, g_cell, g_dim, DIM_V, PADDED_V)
-        value_gradient = matrix_product(weights, d_out_tile, value_gradient, ACC)
-        d_scores = weights * (d_weights - column_delta[None, :])
+        value_gradient = matrix_product(rows_first(weights, ROWS_LAST), d_out_tile, value_gradient, ACC)
+        d_scores = weights * (d_weights - along_columns(column_delta, ROWS_LAST))
         q_tile = load_cells(queries, q_cells, q_valid, q_cell, q_dim, DIM_QK, PADDED_QK)
-        key_gradient = matrix_product(d_scores, q_tile, key_gradient, ACC)
+        key_gradient = matrix_product(rows_first(d_scores, ROWS_LAST), q_tile, key_gradient, ACC)
 
     key_gradient *= tl.full((), natural_scale, ACC)
     if slot < 0:
@@ -293,7 +405,8 @@ def attention_map(
     k_batch, k_head, k_cell, k_dim,
     num_items, num_heads, num_queries, num_keys, scale: tl.float64,
     DIM_QK: tl.constexpr, PADDED_QK: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr,
+    ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
 ):  # fmt: skip
     """Writes the probabilities that ``forward`` used into a dense, zeroed [batch, heads, queries, keys]."""
     program = tl.program_id(0)
@@ -309,9 +422,22 @@ def attention_map(
     for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
         k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
         scores = inner_products(
-            queries, q_cells, q_valid, q_cell, q_dim, keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK, ACC
+            queries,
+            q_cells,
+            q_valid,
+            q_cell,
+            q_dim,
+            keys,
+            k_cells,
+            k_valid,
+            k_cell,
+            k_dim,
+            DIM_QK,
+            PADDED_QK,
+            ACC,
+            ROWS_LAST,
         )
-        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS)
-        weights = tl.exp2(tl.where(allowed, scores * scale - normaliser[:, None], float("-inf")))
-        at = q_cells.to(tl.int64)[:, None] * num_keys + k_cells[None, :]
+        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
+        weights = tl.exp2(tl.where(allowed, scores * scale - along_rows(normaliser, ROWS_LAST), float("-inf")))
+        at = along_rows(q_cells.to(tl.int64) * num_keys, ROWS_LAST) + along_columns(k_cells, ROWS_LAST)
         tl.store(probabilities + at, weights.to(probabilities.dtype.element_ty), mask=allowed)

@@ -18,7 +18,7 @@ import triton
 from torch import Tensor
 
 from ylg.backends import triton_kernels as kernels
-from ylg.backends.tile_table import MAX_COLUMNS, TileTable, tile_table
+from ylg.backends.tile_table import TileTable, tile_table
 from ylg.plan import AttentionPlan, TileGroup
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -85,7 +85,7 @@ def _table(plan: Sequence[Tensor], heads: Sequence[int], digest: str, sizes: tup
     key = (digest, plan[0].device, transposed)
     if key not in _TABLES:
         whole = _plan_from_tensors(plan, heads, digest, sizes)
-        _TABLES[key] = tile_table(whole.transposed, max_columns=MAX_COLUMNS) if transposed else tile_table(whole)
+        _TABLES[key] = tile_table(whole.transposed, split_columns=True) if transposed else tile_table(whole)
         if len(_TABLES) > _TABLES_KEPT:
             _TABLES.popitem(last=False)
     _TABLES.move_to_end(key)
@@ -119,22 +119,34 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _padded(dim: int) -> int:
-    return max(16, triton.next_power_of_2(dim))
-
-
 def _constants(queries: Tensor, values: Tensor | None, table: TileTable) -> dict:
-    """Compile-time arguments and the number of warps: what a kernel is specialised on."""
-    dims = {"DIM_QK": queries.shape[-1], "PADDED_QK": _padded(queries.shape[-1])}
-    if values is not None:
-        dims |= {"DIM_V": values.shape[-1], "PADDED_V": _padded(values.shape[-1])}
-    return dims | {
+    """Compile-time arguments of a launch, and its size.
+
+    One warp a program as long as its registers hold the tiles: programs are then so many and so small that the device
+    hides their memory latency by switching among them, which beats pipelining inside one (num_stages=1 needs fewer
+    instructions and registers) and needs no barrier between warps. Wider heads take more warps and, where products
+    run on ordinary units, fewer columns at a time; chosen so that nothing spills, by benchmarks/kernel_report.py.
+    """
+    size = queries.dtype.itemsize
+    smallest = 8 if size == 2 else 1  # channels that a matrix product can have in its result
+    padded = [max(smallest, triton.next_power_of_2(x.shape[-1])) for x in (queries, values) if x is not None]
+    channels = sum(padded)
+    warps = channels // {2: 64, 4: 16, 8: 8}[size]
+    constants = {
+        "DIM_QK": queries.shape[-1],
+        "PADDED_QK": padded[0],
         "BLOCK_ROWS": table.block_rows,
-        "BLOCK_COLUMNS": table.block_columns,
-        "ONE_BLOCK": table.max_columns <= table.block_columns,
-        "ACC": kernels.tl.float64 if queries.dtype == torch.float64 else kernels.tl.float32,
-        "num_warps": 2,
+        "BLOCK_COLUMNS": 16 if table.max_columns <= 16 or (size > 2 and channels > 64) else 32,
+        "ACC": kernels.tl.float64 if size == 8 else kernels.tl.float32,
+        "ROWS_LAST": size > 2,
+        "num_warps": min(8, triton.next_power_of_2(max(1, warps))),
+        "num_stages": 1,
+        "enable_fp_fusion": True,
     }
+    constants["ONE_BLOCK"] = table.max_columns <= constants["BLOCK_COLUMNS"]
+    if values is not None:
+        constants |= {"DIM_V": values.shape[-1], "PADDED_V": padded[1]}
+    return constants
 
 
 def _check_offsets(*tensors: Tensor) -> None:
@@ -229,7 +241,8 @@ def tile_attention_backward(
             **constants,
         )  # fmt: skip
         if transposed.num_merges:
-            del constants["BLOCK_COLUMNS"], constants["ONE_BLOCK"]
+            for name in ("BLOCK_COLUMNS", "ONE_BLOCK", "ROWS_LAST"):
+                del constants[name]
             kernels.merge[(transposed.num_merges * batch,)](
                 partial, d_keys, d_values, transposed.buffer, *gradient_strides,
                 transposed.num_items, transposed.num_merges, transposed.num_slots, **constants,
