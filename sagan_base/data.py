@@ -136,6 +136,12 @@ def load_data(
     return SOURCES[name](path, resolution, channels, split, Path(cache) if cache else default_cache())
 
 
+def evenly_spaced(count: int, most: int) -> Tensor:
+    """Indices int64 of all ``count`` items, or of ``most`` of them at even distances: a sample without luck."""
+    kept = min(count, most)
+    return torch.arange(kept) * count // kept
+
+
 def default_cache() -> Path:
     """Where decoded images, classifiers and statistics are kept: $YLG_CACHE, or ylg in the user's cache folder."""
     if given := os.environ.get("YLG_CACHE"):

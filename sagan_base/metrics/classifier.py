@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sagan_base.atomic import atomic_write
-from sagan_base.data import ImageData
+from sagan_base.data import ImageData, evenly_spaced
 
 NUM_FEATURES = 64
 SIDE = 32  # larger images are averaged down to this
@@ -33,6 +33,7 @@ class ClassifierConfig:
     epochs: int = 6  # between the two limits
     batch_size: int = 128
     learning_rate: float = 4e-3
+    weight_decay: float = 1e-2
     seed: int = 0
     held_out: int = 10  # every tenth image of each class is kept for the accuracy
     max_shift: float = 1 / 16  # training images are moved by up to this part of the side
@@ -40,6 +41,9 @@ class ClassifierConfig:
 
 class Classifier(nn.Module):
     """Four convolutions and two linear layers.
+
+    The features are scaled so that those of the training images have a mean variance of 1, which makes distances
+    between them comparable among data sets.
 
     Shape:
         input uint8 [B, channels, R, R], output (features [B, 64], logits [B, num_classes]), float32.
@@ -60,13 +64,14 @@ class Classifier(nn.Module):
         )  # fmt: skip
         self.features = nn.Linear(16 * width, NUM_FEATURES)
         self.logits = nn.Linear(NUM_FEATURES, num_classes)
+        self.register_buffer("scale", torch.ones(()))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = images.float() / 127.5 - 1
         if x.shape[-1] > SIDE:
             x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", antialias=True)
         features = self.features(self.body(x))
-        return features, self.logits(F.relu(features))
+        return features * self.scale, self.logits(F.relu(features))
 
 
 def classifier_for(data: ImageData, cache: Path, config: ClassifierConfig | None = None, progress: bool = True) -> Path:
@@ -112,10 +117,10 @@ def train_classifier(data: ImageData, config: ClassifierConfig, progress: bool =
             "use features 'efficientnet' or 'inception'"
         )
     steps = min(max(config.epochs * len(training) // config.batch_size, config.min_steps), config.max_steps)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(config.seed)
         model = Classifier(data.channels, data.num_classes, data.resolution, config.width)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=1e-2)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
         order = _endless_batches(training, config.batch_size)
         bar = tqdm(range(steps), desc=f"{data.name} classifier", leave=False, disable=not progress)
@@ -128,7 +133,12 @@ def train_classifier(data: ImageData, config: ClassifierConfig, progress: bool =
             loss.backward()
             optimizer.step()
             schedule.step()
-    return model.eval(), classifier_accuracy(model, data, held_out)
+    model.eval()
+    some = training[evenly_spaced(len(training), 5000)]
+    with torch.no_grad():
+        features = torch.cat([model(data.images[part].cpu())[0] for part in some.split(500)])
+    model.scale.copy_(features.var(0).mean().rsqrt())
+    return model, classifier_accuracy(model, data, held_out)
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from torch_fidelity.utils import get_featuresdict_from_dataset
 from tqdm import tqdm
 
 from sagan_base.atomic import atomic_write
-from sagan_base.data import ImageData, default_cache
+from sagan_base.data import ImageData, default_cache, evenly_spaced
 from sagan_base.data_sources.pictures import RESIZE_RULE
 from sagan_base.generator import Generator
 from sagan_base.metrics.features import FeatureChoice, choose_features
@@ -87,14 +87,13 @@ def evaluate(
             "evaluate on the data it was trained on"
         )
     cache = Path(cache) if cache else default_cache()
-    with torch.random.fork_rng(devices=[]):  # new networks and DataLoaders draw from the caller's random numbers
-        choice = choose_features(features, data, cache, weights)
-        device = next(generator.parameters()).device
-        extractor = choice.create(device)
-        real = real_statistics(data, choice, extractor, cache, batch_size, progress)
-        labels = class_frequency_labels(data, num_samples, seed)
-        with GeneratedImages(generator, labels, seed, batch_size, progress) as samples:
-            generated = extract(samples, extractor, batch_size)
+    choice = choose_features(features, data, cache, weights)
+    device = next(generator.parameters()).device
+    extractor = choice.create(device)
+    real = real_statistics(data, choice, extractor, cache, batch_size, progress)
+    labels = class_frequency_labels(data, num_samples, seed)
+    with GeneratedImages(generator, labels, seed, batch_size, progress) as samples:
+        generated = extract(samples, extractor, batch_size)
     values = measures(*(generated[layer] for layer in choice.layers), real)
     return {_column(name, choice): value for name, value in values.items()}
 
@@ -109,7 +108,7 @@ def measures(features: Tensor, logits: Tensor, real: RealStatistics) -> dict[str
     distance = fid_statistics_to_metric(_mean_and_covariance(features), statistics, verbose=False)
     splits = min(10, max(1, len(logits) // 1000))
     score = isc_features_to_metric(logits, splits=splits, shuffle=True)
-    some, some_real = _evenly_spaced(features, MOST_COMPARED), real.features
+    some, some_real = features[evenly_spaced(len(features), MOST_COMPARED)], real.features
     subset = min(1000, len(some) // 2, len(some_real) // 2)
     kernel = kid_features_to_metric(
         some.double(), some_real.double(), kid_subsets=100, kid_subset_size=subset, verbose=False
@@ -143,7 +142,7 @@ def real_statistics(
         tensors = {
             "mean": torch.from_numpy(moments["mu"]),
             "covariance": torch.from_numpy(moments["sigma"]),
-            "features": _evenly_spaced(features, MOST_COMPARED).contiguous(),
+            "features": features[evenly_spaced(len(features), MOST_COMPARED)],
         }
         with atomic_write(path) as temporary:
             save_file(tensors, temporary)
@@ -155,7 +154,7 @@ class RealImages(Dataset[Tensor]):
 
     def __init__(self, data: ImageData, batch_size: int, progress: bool = True):
         self._images = data.images
-        self._index = _evenly_spaced(torch.arange(len(data)), MOST_REAL_IMAGES).tolist()
+        self._index = evenly_spaced(len(data), MOST_REAL_IMAGES).tolist()
         self._bar = tqdm(total=len(self), unit="image", desc="real features", leave=False, disable=not progress)
 
     def __len__(self) -> int:
@@ -174,20 +173,14 @@ class RealImages(Dataset[Tensor]):
 
 @torch.no_grad()
 def extract(images: Dataset[Tensor], extractor: FeatureExtractorBase, batch_size: int) -> dict[str, Tensor]:
-    """Each layer's features float32 [N, d] on the CPU."""
+    """Each layer's features float32 [N, d] on the CPU; the caller's random state is left as it was."""
     cuda = next(extractor.parameters()).is_cuda
-    return get_featuresdict_from_dataset(images, extractor, batch_size, cuda, save_cpu_ram=True, verbose=False)
+    with torch.random.fork_rng(devices=[]):  # a DataLoader draws a number
+        return get_featuresdict_from_dataset(images, extractor, batch_size, cuda, save_cpu_ram=True, verbose=False)
 
 
 def _mean_and_covariance(features: Tensor) -> dict[str, np.ndarray]:
     return fid_features_to_statistics(features.double())
-
-
-def _evenly_spaced(items: Tensor, most: int) -> Tensor:
-    """All items, or ``most`` of them at even distances."""
-    if len(items) <= most:
-        return items
-    return items[torch.arange(most) * len(items) // most]
 
 
 def _column(name: str, choice: FeatureChoice) -> str:

@@ -121,13 +121,14 @@ class FeatureChoice:
 
     def create(self, device: torch.device | str) -> FeatureExtractorBase:
         """The extractor on ``device``, by torch-fidelity's registry."""
-        extractor = create_feature_extractor(
-            self.registered,
-            list(self.layers),
-            cuda=False,
-            verbose=False,
-            feature_extractor_weights_path=str(self.weights),
-        )
+        with torch.random.fork_rng(devices=[]):  # a new network draws initial weights before it loads its own
+            extractor = create_feature_extractor(
+                self.registered,
+                list(self.layers),
+                cuda=False,
+                verbose=False,
+                feature_extractor_weights_path=str(self.weights),
+            )
         return extractor.to(device)
 
     def fingerprint(self) -> str:

@@ -1,5 +1,6 @@
 """The measures against direct computations, and the promises of evaluate."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,11 +18,14 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from sagan_base.checkpoint import build_networks, load_checkpoint, named_part, write_checkpoint
+from sagan_base.config import ModelConfig, RunConfig
 from sagan_base.data import ImageData, load_data
 from sagan_base.generator import Generator
 from sagan_base.metrics import evaluate as evaluate_module
 from sagan_base.metrics import features as features_module
-from sagan_base.metrics.class_accuracy import class_accuracy, svm_accuracy, train_svm
+from sagan_base.metrics.__main__ import main as metrics_command
+from sagan_base.metrics.class_accuracy import CLASS_ACCURACY, class_accuracy, svm_accuracy, train_svm
 from sagan_base.metrics.classifier import (
     ClassifierConfig,
     classifier_accuracy,
@@ -282,6 +286,8 @@ def test_the_digits_classifier_is_right_on_98_percent_of_the_test_split(digits: 
     model, accuracy = load_classifier(classifier_for(digits, cache))
     assert classifier_accuracy(model, load_data("digits", 16, split="test")) >= 0.98
     assert accuracy >= 0.97
+    with torch.no_grad():
+        assert model(digits.images)[0].var(0).mean() == pytest.approx(1, rel=0.05)  # the scale of all distances
 
 
 def test_a_classifier_is_trained_once_per_data_set_and_the_same_again(
@@ -292,7 +298,8 @@ def test_a_classifier_is_trained_once_per_data_set_and_the_same_again(
     path = classifier_for(digits, tmp_path, config, progress=False)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(99)
-    again, _ = train_classifier(digits, config, progress=False)
+    with torch.inference_mode():  # a training loop may evaluate inside it
+        again, _ = train_classifier(digits, config, progress=False)
     kept, _ = load_classifier(path)
     assert all(torch.equal(a, b) for a, b in zip(kept.state_dict().values(), again.state_dict().values(), strict=True))
     monkeypatch.setattr("sagan_base.metrics.classifier.train_classifier", lambda *_: pytest.fail("trained again"))
@@ -429,3 +436,42 @@ def test_operators_that_exist_are_left_alone():
         pytest.skip("the installed torchvision does not fit the installed torch: no operators of its own to run")
     boxes, scores = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2.1]]), torch.tensor([1.0, 2.0])
     assert torch.ops.torchvision.nms(boxes, scores, 0.5).tolist() == [1]
+
+
+# --- the command ---
+
+
+def test_the_command_prints_a_row_a_measure_for_the_trained_and_the_untrained_network(
+    digits: ImageData, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    config = RunConfig(
+        model=ModelConfig(resolution=16, image_channels=1, num_classes=10, generator_width=2, attention=None)
+    )
+    generator, discriminator = build_networks(config)
+    torch.nn.init.constant_(generator.to_image.bias, -1.0)  # a darker generator than the untrained one
+    tensors = named_part("ema", generator.state_dict()) | named_part("discriminator", discriminator.state_dict())
+    write_checkpoint(tmp_path / "model.safetensors", tensors, config, {})
+    arguments = ["--num-samples", "40", "--untrained", "--cache", str(cache), "--json", str(tmp_path / "m.json")]
+    assert metrics_command([str(tmp_path / "model.safetensors"), *arguments]) == 0
+    out, err = capsys.readouterr()
+    rows = {line[: line.index("  ")]: line.split()[-2:] for line in out.splitlines()[1:] if "  " in line}
+    found = json.loads((tmp_path / "m.json").read_text())
+    direct = evaluate(load_checkpoint(tmp_path / "model.safetensors")[0], digits, num_samples=40, cache=cache)
+    assert found["trained"][f"FD {LABEL}"] == direct[f"FD {LABEL}"] != found["untrained"][f"FD {LABEL}"]
+    assert rows[f"FD {LABEL}"] == [f"{found[c][f'FD {LABEL}']:.4f}" for c in ("trained", "untrained")]
+    assert CLASS_ACCURACY in found["trained"] and "of 355 held-out real images" in out
+    assert "data: digits" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["missing.safetensors"], "missing.safetensors is not a file"),
+        (["missing.safetensors", "--features", "vgg"], "invalid choice: 'vgg'"),
+    ],
+)
+def test_the_command_refuses_bad_input_in_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as stop:
+        metrics_command(arguments)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and words in err and err.count("\n") == 1
