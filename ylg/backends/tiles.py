@@ -1,12 +1,13 @@
 """The plain torch backend: gather each tile's queries and keys, then small dense attention, on any device.
 
-The backward pass is written by hand, because autograd's own would scatter gradients entry by entry and keep five
-arrays of scores instead of one. What makes it fast on a CPU, each measured:
+The backward pass is written by hand, because autograd's own would scatter gradients entry by entry and keep
+several arrays of scores. What makes it fast on a CPU, each measured:
 
 - scores are laid out ``[keys, queries]`` in a tile: maxima and sums over keys then run along whole vectors;
 - masks are added as 0 or -inf (masked_fill is ten times slower than an addition), and exp2 replaces exp, log2(e)
   being part of the scale (four times faster, as accurate);
-- probabilities stay unnormalised: outputs and their gradients, which are smaller, are divided instead;
+- scores are made, used and dropped in chunks that fit the cache, and made again in the backward pass, which
+  is faster than writing them to memory and takes none;
 - a product with a narrow result is computed transposed, since matrix libraries want many columns (``_product``);
 - gradients of keys are summed by ``embedding_bag`` over the tiles that hold a key: no atomics, always one order.
 
@@ -17,14 +18,17 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ylg.plan import AttentionPlan, TileGroup
 
+LOG2_E = math.log2(math.e)
+CHUNK = 2**18  # scores computed at a time, so that they stay in a core's cache
 NARROW = 16  # results with fewer columns than this are computed transposed
 
 
@@ -45,77 +49,87 @@ def tiles_attention(
 
 
 class _TilesAttention(torch.autograd.Function):
-    """forward -> (out, attention or None)."""
+    """forward -> (out, attention or None). Scores are kept nowhere: backward computes them again, chunk by chunk."""
 
     @staticmethod
     def forward(ctx, queries, keys, values, plan, scale, return_attention):
         layout = tile_layout(plan)
-        ctx.plan, ctx.scale = plan, scale
-        ctx.set_materialize_grads(False)  # no dense zeros where only one of the outputs is used
         batch, num_heads, num_queries, _ = queries.shape
-        rows = [x.reshape(batch, -1, x.shape[-1]) for x in (queries * (scale / math.log(2)), keys, values)]
+        q_rows, k_rows, v_rows = _rows(queries), _rows(keys * (scale * LOG2_E)), _rows(values)
+        out_tiles = queries.new_empty(batch, layout.query_slots, values.shape[-1])
+        # log2 of the softmax's denominator; with it, backward gets probabilities in one pass
+        log_total = queries.new_empty(batch, layout.query_slots)
         attention = None
         if return_attention:
             attention = queries.new_zeros(batch, num_heads * num_queries * plan.num_keys)
-        kept, outs = [], []
-        for group in layout.groups:
-            q, k, v = group.gather_queries(rows[0]), group.gather_keys(rows[1]), group.gather_keys(rows[2])
-            weights = torch.bmm(k, q.mT)  # [batch * heads * tiles, L, T], as are all arrays of scores below
-            group.mask_(weights)
-            weights.sub_(weights.amax(1, keepdim=True)).exp2_()
-            total = weights.sum(1).unsqueeze(-1)
-            group.clear_padding_(weights)
-            outs.append(_product(weights.mT, v).div(total).reshape(batch, -1, v.shape[-1]))
-            kept += [weights, total]
+        for piece, some in layout.chunks(batch):
+            q, k, v = piece.queries(q_rows[some]), piece.keys(k_rows[some]), piece.keys(v_rows[some])
+            weights = piece.mask_(torch.bmm(k, q.mT))  # [n, L, T], as are all arrays of scores below
+            most = weights.amax(1, keepdim=True)
+            total = weights.sub_(most).exp2_().sum(1, keepdim=True)
+            place = out_tiles[some, piece.query_slots].unflatten(1, (-1, piece.T))
+            torch.div(_product(weights.mT, v).view_as(place), total.mT.view(*place.shape[:3], 1), out=place)
             if return_attention:
-                probabilities = (weights / total.mT).view(batch, -1)
-                attention.index_copy_(1, group.edge_cell, probabilities.index_select(1, group.edge_slot))
-        out = layout.to_queries(outs).view(batch, num_heads, num_queries, -1)
+                edges = (weights / total).view(-1, piece.num_scores).index_select(1, piece.edge_slot)
+                attention[some].index_copy_(1, piece.edge_cell, edges)
+            log_total[some, piece.query_slots] = total.log2_().add_(most).view(-1, piece.num_query_slots)
+        out = layout.to_queries(out_tiles).view(batch, num_heads, num_queries, -1)
+        ctx.plan, ctx.scale = plan, scale
+        ctx.set_materialize_grads(False)  # no dense zeros where only one of the outputs is used
+        ctx.save_for_backward(queries, keys, values, out, log_total)
         if return_attention:
             attention = attention.view(batch, num_heads, num_queries, plan.num_keys)
-        ctx.save_for_backward(queries, keys, values, out, *kept)
         return out, attention
 
     @staticmethod
     def backward(ctx, d_out, d_attention):
-        queries, keys, values, out, *kept = ctx.saved_tensors
-        plan, scale = ctx.plan, ctx.scale
+        queries, keys, values, out, log_total = ctx.saved_tensors
         if d_out is None:
             d_out = torch.zeros_like(out)
         if torch.is_grad_enabled():  # create_graph=True: the gradients themselves are to be differentiated
             return *_differentiable_gradients(ctx, queries, keys, values, d_out, d_attention), None, None, None
-        layout = tile_layout(plan)
+        layout = tile_layout(ctx.plan)
         batch = queries.shape[0]
-        q_rows, k_rows, v_rows, d_rows = (x.reshape(batch, -1, x.shape[-1]) for x in (queries, keys, values, d_out))
-        if d_attention is None:
-            # sum over keys of probability * its gradient, per query; the softmax subtracts it
-            shift_rows = (d_out * out).sum(-1).view(batch, -1, 1)
-        d_queries, d_keys, d_values = [], [], []
-        for number, group in enumerate(layout.groups):
-            weights, total = kept[2 * number : 2 * number + 2]
-            q, k, v = group.gather_queries(q_rows), group.gather_keys(k_rows), group.gather_keys(v_rows)
-            d = group.gather_queries(d_rows) / total
+        q_rows, k_rows, v_rows = _rows(queries), _rows(keys * (ctx.scale * LOG2_E)), _rows(values)
+        d_rows = _rows(d_out)
+        # sum over keys of probability * its gradient, per query: what the softmax takes off every gradient
+        mean_rows = (d_rows * _rows(out)).sum(-1, keepdim=True)
+        if d_attention is not None:
+            d_attention = d_attention.reshape(batch, -1)
+        dq_tiles = queries.new_empty(batch, layout.query_slots, queries.shape[-1])
+        dk_tiles = queries.new_empty(batch, layout.key_slots, queries.shape[-1])
+        dv_tiles = queries.new_empty(batch, layout.key_slots, values.shape[-1])
+        for piece, some in layout.chunks(batch):
+            q, k, v = piece.queries(q_rows[some]), piece.keys(k_rows[some]), piece.keys(v_rows[some])
+            d = piece.queries(d_rows[some])
+            offset = log_total[some, piece.query_slots].reshape(-1, 1, piece.T)
+            weights = piece.mask_(torch.baddbmm(offset, k, q.mT, beta=-1)).exp2_()
+            piece.clear_padding_(weights)
             if d_attention is None:
-                shift = group.gather_queries(shift_rows) / total
-                d_scores = torch.baddbmm(shift.mT, v, d.mT, beta=-1).mul_(weights)
+                d_scores = torch.baddbmm(piece.queries(mean_rows[some]).mT, v, d.mT, beta=-1)
             else:
                 d_scores = torch.bmm(v, d.mT)
-                edges = d_attention.reshape(batch, -1).index_select(1, group.edge_cell)
-                d_edges = torch.zeros_like(d_scores).view(batch, -1).index_copy_(1, group.edge_slot, edges)
-                d_scores += d_edges.view_as(d_scores) / total.mT
-                shift = (weights * d_scores).sum(1, keepdim=True) / total.mT
-                d_scores = d_scores.sub_(shift).mul_(weights)
-            d_queries.append(_product(d_scores.mT, k).reshape(batch, -1, k.shape[-1]))
-            d_keys.append(_product(d_scores, q).reshape(batch, -1, k.shape[-1]))
-            d_values.append(_product(weights, d).reshape(batch, -1, v.shape[-1]))
+                edges = d_attention[some].index_select(1, piece.edge_cell)
+                d_edges = torch.zeros_like(d_scores).view(-1, piece.num_scores).index_copy_(1, piece.edge_slot, edges)
+                d_scores += d_edges.view_as(d_scores)
+                d_scores -= (weights * d_scores).sum(1, keepdim=True)
+            d_scores.mul_(weights)
+            piece.put_(dq_tiles[some, piece.query_slots], _product(d_scores.mT, k))
+            piece.put_(dk_tiles[some, piece.key_slots], _product(d_scores, q))
+            piece.put_(dv_tiles[some, piece.key_slots], _product(weights, d))
         return (
-            layout.to_queries(d_queries).mul_(scale).view(queries.shape),
-            layout.to_keys(d_keys).mul_(scale).view(keys.shape),
-            layout.to_keys(d_values).view(values.shape),
+            layout.to_queries(dq_tiles).mul_(1 / LOG2_E).view(queries.shape),
+            layout.to_keys(dk_tiles).mul_(ctx.scale).view(keys.shape),
+            layout.to_keys(dv_tiles).view(values.shape),
             None,
             None,
             None,
         )
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[batch, heads, cells, dim] -> [batch, heads * cells, dim], contiguous"""
+    return x.reshape(x.shape[0], -1, x.shape[-1]).contiguous()
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -126,61 +140,73 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 # --- the plan as flat indices ---------------------------------------------------------------------------------------
 
 
-class GroupLayout:
-    """A tile group as indices into ``[batch, heads * cells, dim]``. Heads are ordered by their mask."""
+class Piece:
+    """Some tiles of one shape, as indices into ``[batch, heads * cells, dim]``; ``n`` is batch * heads * tiles."""
 
-    def __init__(self, group: TileGroup, plan: AttentionPlan):
-        self.masks, self.tiles, self.T, self.L = group.shape
-        order = sorted(range(len(group.heads)), key=lambda i: group.mask_of_head[i])
-        device = group.tile_mask.device
-        self.head = torch.tensor([group.heads[i] for i in order], device=device)[:, None, None]
-        self.mask_number = torch.tensor([group.mask_of_head[i] for i in order], device=device)
-        self.query = group.query_index.long()[self.mask_number]  # [heads, tiles, T]
-        self.key = group.key_index.long()[self.mask_number]
-        self.query_row = (self.head * plan.num_queries + self.query.clamp(min=0)).flatten()
-        self.key_row = (self.head * plan.num_keys + self.key.clamp(min=0)).flatten()
-        self.num_queries, self.num_keys = plan.num_queries, plan.num_keys
-        self.bias = self.valid = None
-        padded = group.query_index < 0
+    def __init__(self, group: TileGroup, plan: AttentionPlan, query_slot: int, key_slot: int):
+        masks, self.tiles, self.T, self.L = group.shape
+        self.heads = len(group.heads)
+        self.num_query_slots, self.num_key_slots = self.heads * self.tiles * self.T, self.heads * self.tiles * self.L
+        self.num_scores = self.num_query_slots * self.L  # per batch element
+        self.query_slots = slice(query_slot, query_slot + self.num_query_slots)
+        self.key_slots = slice(key_slot, key_slot + self.num_key_slots)
+
+        which = torch.tensor(group.mask_of_head, device=group.tile_mask.device)
+        head = torch.tensor(group.heads, device=group.tile_mask.device)[:, None, None]
+        query, key = group.query_index.long()[which], group.key_index.long()[which]  # [heads, tiles, T or L]
+        self.query_is_real, self.key_is_real = query.flatten() >= 0, key.flatten() >= 0
+        self.query_row = (head * plan.num_queries + query.clamp(min=0)).flatten()
+        self.key_row = (head * plan.num_keys + key.clamp(min=0)).flatten()
+        self._mask, self._which, self._num_keys = group.tile_mask, which, plan.num_keys
+        self._bias = self._valid = None
         if not group.full:
-            # a padding query may attend to everything: finite, and cleared below
-            allowed = group.tile_mask | padded[..., None]
-            bias = torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, -math.inf).mT.contiguous()
-            equal_shares = len(order) % self.masks == 0 and all(
-                group.mask_of_head[i] == place // (len(order) // self.masks) for place, i in enumerate(order)
-            )
-            # [masks or heads, heads of each, tiles, L, T]: equal heads share one copy
-            self.bias = (bias if equal_shares else bias[self.mask_number])[:, None]
+            padded = group.query_index < 0
+            # a padding query may attend to everything: its numbers are finite, and cleared below
+            allowed = (group.tile_mask | padded[..., None]).mT
+            bias = torch.zeros(allowed.shape, device=which.device).masked_fill_(~allowed, -math.inf)
+            share = self.heads // masks
+            if group.mask_of_head == tuple(m for m in range(masks) for _ in range(share)):
+                self._bias = bias[:, None]  # [masks, 1, tiles, L, T]: equal heads share one copy
+            else:
+                self._bias = bias[which][:, None]
             if padded.any():
-                self.valid = (~padded)[self.mask_number].view(len(order), self.tiles, 1, self.T)
-        self.tile_mask = group.tile_mask
+                self._valid = (~padded)[which].view(-1, 1, self.T)
 
-    def gather_queries(self, rows: Tensor) -> Tensor:
-        """[batch, heads * queries, dim] -> [batch * heads * tiles, T, dim]"""
+    def queries(self, rows: Tensor) -> Tensor:
+        """Gathers: [batch, heads * queries, dim] -> [n, T, dim]."""
         return rows.index_select(1, self.query_row).view(-1, self.T, rows.shape[-1])
 
-    def gather_keys(self, rows: Tensor) -> Tensor:
+    def keys(self, rows: Tensor) -> Tensor:
+        """Gathers: [batch, heads * keys, dim] -> [n, L, dim]."""
         return rows.index_select(1, self.key_row).view(-1, self.L, rows.shape[-1])
 
-    def mask_(self, scores: Tensor) -> None:
-        if self.bias is not None:
-            first = self.bias.shape[0]
-            scores.view(-1, first, len(self.mask_number) // first, self.tiles, self.L, self.T).add_(self.bias)
+    def mask_(self, scores: Tensor) -> Tensor:
+        """-inf wherever a query may not attend."""
+        if self._bias is not None:
+            first = self._bias.shape[0]
+            scores.view(-1, first, self.heads // first, self.tiles, self.L, self.T).add_(self._bias)
+        return scores
 
     def clear_padding_(self, weights: Tensor) -> None:
-        if self.valid is not None:
-            weights.view(-1, *self.valid.shape[:2], self.L, self.T).mul_(self.valid)
+        if self._valid is not None:
+            weights.view(-1, self.heads * self.tiles, self.L, self.T).mul_(self._valid)
+
+    @staticmethod
+    def put_(slots: Tensor, tiles: Tensor) -> None:
+        """Writes [n, rows, dim] into this piece's part [batch, slots, dim] of a larger array."""
+        slots.unflatten(1, (-1, tiles.shape[1])).copy_(tiles.unflatten(0, (slots.shape[0], -1)))
 
     @cached_property
     def _edges(self) -> tuple[Tensor, Tensor]:
-        head, tile, t, k = self.tile_mask[self.mask_number].nonzero(as_tuple=True)
-        slot = ((head * self.tiles + tile) * self.L + k) * self.T + t
-        cell = (self.head.flatten()[head] * self.num_queries + self.query[head, tile, t]) * self.num_keys
-        return slot, cell + self.key[head, tile, k]
+        head, tile, t, k = self._mask[self._which].nonzero(as_tuple=True)
+        tile = head * self.tiles + tile
+        slot = (tile * self.L + k) * self.T + t
+        key = self.key_row[tile * self.L + k] % self._num_keys
+        return slot, self.query_row[tile * self.T + t] * self._num_keys + key
 
     @property
     def edge_slot(self) -> Tensor:
-        """Of every edge, its place in this group's scores of one batch element, flattened."""
+        """Of every edge, its place in this piece's scores of one batch element, flattened."""
         return self._edges[0]
 
     @property
@@ -193,37 +219,63 @@ class TileLayout:
     """A plan as flat indices, and the way back from tiles to cells."""
 
     def __init__(self, plan: AttentionPlan):
-        self.groups = [GroupLayout(group, plan) for group in plan.groups]
-        query_row = torch.cat([group.query_row for group in self.groups])
-        real = torch.cat([group.query.flatten() for group in self.groups]) >= 0
-        slots = torch.arange(query_row.numel(), device=query_row.device)
-        self.slot_of_query = torch.empty(plan.num_heads * plan.num_queries, dtype=torch.long, device=slots.device)
-        self.slot_of_query[query_row[real]] = slots[real]
-        key_row = torch.cat([group.key_row for group in self.groups])
-        real = torch.cat([group.key.flatten() for group in self.groups]) >= 0
-        self.key_slots = key_row.numel()
-        slots = torch.arange(self.key_slots, device=key_row.device)[real]
-        by_key = key_row[real].argsort(stable=True)
-        self.slots_of_key = slots[by_key]
-        counts = torch.bincount(key_row[real], minlength=plan.num_heads * plan.num_keys)
-        self.first_of_key = counts.cumsum(0) - counts
+        self.pieces: list[Piece] = []
+        self.query_slots = self.key_slots = 0
+        for group in plan.groups:
+            for part in _split(group):
+                self.pieces.append(Piece(part, plan, self.query_slots, self.key_slots))
+                self.query_slots += self.pieces[-1].num_query_slots
+                self.key_slots += self.pieces[-1].num_key_slots
+        row = torch.cat([piece.query_row for piece in self.pieces])
+        slots = torch.cat([piece.query_is_real for piece in self.pieces]).nonzero().squeeze(1)
+        self._slot_of_query = row.new_empty(plan.num_heads * plan.num_queries)
+        self._slot_of_query[row[slots]] = slots
+        row = torch.cat([piece.key_row for piece in self.pieces])
+        slots = torch.cat([piece.key_is_real for piece in self.pieces]).nonzero().squeeze(1)
+        self._slots_by_key = slots[row[slots].argsort(stable=True)]
+        counts = torch.bincount(row[slots], minlength=plan.num_heads * plan.num_keys)
+        self._first_of_key = counts.cumsum(0) - counts
 
-    def to_queries(self, tiles: list[Tensor]) -> Tensor:
-        """Rows of every group ``[batch, slots, dim]`` -> ``[batch, heads * queries, dim]``."""
-        return _joined(tiles).index_select(1, self.slot_of_query)
+    def chunks(self, batch: int) -> Iterator[tuple[Piece, slice]]:
+        """Pieces and parts of the batch, of about CHUNK scores each."""
+        for piece in self.pieces:
+            step = max(1, CHUNK // piece.num_scores)
+            for start in range(0, batch, step):
+                yield piece, slice(start, min(start + step, batch))
 
-    def to_keys(self, tiles: list[Tensor]) -> Tensor:
-        """Rows of every group ``[batch, slots, dim]``, summed over the slots of each key."""
-        rows = _joined(tiles)
-        batch, _, dim = rows.shape
-        number = torch.arange(batch, device=rows.device)[:, None]
-        slots = (self.slots_of_key + number * self.key_slots).flatten()
-        first = (self.first_of_key + number * self.slots_of_key.numel()).flatten()
-        return torch.nn.functional.embedding_bag(slots, rows.reshape(-1, dim), first, mode="sum").view(batch, -1, dim)
+    def to_queries(self, tiles: Tensor) -> Tensor:
+        """[batch, query slots, dim] -> [batch, heads * queries, dim]"""
+        return tiles.index_select(1, self._slot_of_query)
+
+    def to_keys(self, tiles: Tensor) -> Tensor:
+        """[batch, key slots, dim] -> [batch, heads * keys, dim], summed over the slots of each key"""
+        batch, _, dim = tiles.shape
+        number = torch.arange(batch, device=tiles.device)[:, None]
+        slots = (self._slots_by_key + number * self.key_slots).flatten()
+        first = (self._first_of_key + number * self._slots_by_key.numel()).flatten()
+        return F.embedding_bag(slots, tiles.view(-1, dim), first, mode="sum").view(batch, -1, dim)
 
 
-def _joined(tiles: list[Tensor]) -> Tensor:
-    return tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=1)
+def _split(group: TileGroup) -> Iterator[TileGroup]:
+    """The group itself, or parts of at most CHUNK scores: fewer heads, then fewer tiles, then fewer queries each."""
+    order = sorted(range(len(group.heads)), key=lambda i: group.mask_of_head[i])
+    _, tiles, T, L = group.shape
+    queries = max(1, min(T, CHUNK // L))
+    tiles_each = max(1, min(tiles, CHUNK // (queries * L)))
+    heads_each = max(1, CHUNK // (tiles_each * queries * L))
+    for h in range(0, len(order), heads_each):
+        some = order[h : h + heads_each]
+        masks = sorted({group.mask_of_head[i] for i in some})
+        for start in range(0, tiles, tiles_each):
+            for top in range(0, T, queries):
+                part = (masks, slice(start, start + tiles_each))
+                yield TileGroup(
+                    heads=tuple(group.heads[i] for i in some),
+                    mask_of_head=tuple(masks.index(group.mask_of_head[i]) for i in some),
+                    query_index=group.query_index[part][..., top : top + queries],
+                    key_index=group.key_index[part],
+                    tile_mask=group.tile_mask[part][:, :, top : top + queries],
+                )
 
 
 _LAYOUTS: OrderedDict[AttentionPlan, TileLayout] = OrderedDict()
@@ -246,18 +298,16 @@ def _plain(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, s
     """The same attention and its dense probabilities, in operators that autograd differentiates as often as asked."""
     layout = tile_layout(plan)
     batch, num_heads, num_queries, _ = queries.shape
-    rows = [x.reshape(batch, -1, x.shape[-1]) for x in (queries, keys, values)]
+    q_rows, k_rows, v_rows = _rows(queries), _rows(keys), _rows(values)
     outs = []
     attention = queries.new_zeros(batch, num_heads * num_queries * plan.num_keys)
-    for group in layout.groups:
-        q, k, v = group.gather_queries(rows[0]), group.gather_keys(rows[1]), group.gather_keys(rows[2])
-        scores = scale * torch.bmm(k, q.mT)
-        group.mask_(scores)
-        probabilities = scores.softmax(1)
+    for piece in layout.pieces:
+        q, k, v = piece.queries(q_rows), piece.keys(k_rows), piece.keys(v_rows)
+        probabilities = piece.mask_(scale * torch.bmm(k, q.mT)).softmax(1)
         outs.append(torch.bmm(probabilities.mT, v).reshape(batch, -1, v.shape[-1]))
-        edges = probabilities.reshape(batch, -1).index_select(1, group.edge_slot)
-        attention = attention.index_copy(1, group.edge_cell, edges)
-    out = layout.to_queries(outs).view(batch, num_heads, num_queries, -1)
+        edges = probabilities.view(batch, -1).index_select(1, piece.edge_slot)
+        attention = attention.index_copy(1, piece.edge_cell, edges)
+    out = layout.to_queries(torch.cat(outs, dim=1)).view(batch, num_heads, num_queries, -1)
     return out, attention.view(batch, num_heads, num_queries, plan.num_keys)
 
 
