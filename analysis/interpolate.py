@@ -30,7 +30,7 @@ STRIP = 16  # pictures of the walk in the strip
 def great_circle(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
     """Codes [len(t), d] from ``start`` [d] (t = 0) to ``end`` (t = 1): direction and length change evenly.
 
-    Opposite or zero vectors have no great circle; between them the line is straight.
+    Equal, opposite and zero vectors span no great circle; between them the line is straight.
     """
     t = t[:, None]
     lengths = start.norm(), end.norm()
@@ -39,7 +39,7 @@ def great_circle(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
         return straight
     a, b = start / lengths[0], end / lengths[1]
     angle = torch.arccos((a @ b).clamp(-1, 1))
-    if angle.sin() < 1e-6:
+    if angle.sin() < 1e-3:  # also: too close to tell the plane of the circle
         return straight
     direction = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / angle.sin()
     return direction * ((1 - t) * lengths[0] + t * lengths[1])

@@ -9,6 +9,7 @@ its name says so, and its values compare with each other only. Without that pack
 import importlib.util
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ def choose_distance(lpips: tuple[Path, Path] | None = None) -> Distance:
     return ssim_distance()
 
 
+@lru_cache(maxsize=1)
 def efficientnet_distance() -> Distance:
     """Mean squared difference of EfficientNet-Lite0's five stages, normalised over channels, summed over stages."""
     from sagan_base.metrics.torchvision_compat import declare_missing_operators

@@ -11,20 +11,19 @@ memorised shows in numbers: how far generated images are from the training set, 
 import json
 import sys
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from tqdm import tqdm
 
 from analysis.inversion_report import save_image, shorten
 from analysis.loading import Model, add_model_arguments, model_of
+from analysis.neighbours import Encoder, encoded, encoder, nearest
 from analysis.pictures import to_image
 from sagan_base.atomic import atomic_write
 from sagan_base.cli import usage_errors
-from sagan_base.data import ImageData, default_cache
+from sagan_base.data import ImageData
 from sagan_base.options import Parser
 from sagan_base.provenance import provenance
 from sagan_base.sample import draw_class
@@ -65,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         labels = [model.label(text) for text in arguments.labels or ()]
         labels = labels or list(range(min(model.generator.num_classes, MOST_ROWS)))
         data = model.training_data("train", arguments.data) if arguments.neighbours else None
-        features = _features(arguments.features, data, model) if data else None
+        test = _held_out(model, arguments.data) if data else None
+        encode = encoder(arguments.features, data, model.device) if data else None
         out = arguments.out or Path("runs") / "samples" / model.path.stem
         out.mkdir(parents=True, exist_ok=True)
     print(model.describe())
@@ -91,12 +91,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"  {name:10} {value:.4f}")
     if data is not None:
         images = torch.cat([images for _, images in rows])
-        found = _neighbours(model, data, images, features, arguments)
-        numbers["neighbours"] = found["numbers"]
-        save_image(found["sheet"], out / "neighbours.png")
+        sheet, found = neighbours(images, data, test, encode, arguments.neighbours)
+        numbers["neighbours"] = {"features": arguments.features, **found}
+        save_image(sheet, out / "neighbours.png")
         written += ", neighbours.png"
         print(f"distance to the nearest training image, by {arguments.features} (median):")
-        for name, value in found["numbers"]["median distance to the nearest training image"].items():
+        for name, value in found["median distance to the nearest training image"].items():
             print(f"  {name:22} {value:.4f}")
     with atomic_write(out / "samples.json") as temporary:
         record = numbers | {"provenance": provenance(seed)}
@@ -112,74 +112,39 @@ def spread(images: Tensor) -> float:
     return float(differences.sum() / (len(flat) * (len(flat) - 1)))
 
 
-def nearest(queries: Tensor, references: Tensor, count: int, chunk: int = 4096) -> tuple[Tensor, Tensor]:
-    """Distances and indices of the ``count`` nearest rows of ``references`` [M, d] to each of ``queries`` [N, d].
-
-    Euclidean, divided by sqrt(d): the root mean square difference. In chunks of references, so that memory is bounded.
-    """
-    best = torch.full((len(queries), 0), 0.0)
-    indices = torch.full((len(queries), 0), 0, dtype=torch.long)
-    for start in range(0, len(references), chunk):
-        part = torch.cdist(queries, references[start : start + chunk], compute_mode="donot_use_mm_for_euclid_dist")
-        best = torch.cat([best, part], 1)
-        indices = torch.cat([indices, torch.arange(start, start + part.shape[1]).expand(len(queries), -1)], 1)
-        best, order = best.topk(min(count, best.shape[1]), dim=1, largest=False)
-        indices = indices.gather(1, order)
-    return best / queries.shape[1] ** 0.5, indices
-
-
-class _Pixels:
-    def __call__(self, images: Tensor) -> Tensor:
-        return images.flatten(1) / 2  # of a range of 1
-
-
-class _EfficientNet:
-    def __init__(self, data: ImageData, device: torch.device) -> None:
-        from sagan_base.metrics.features import choose_features
-
-        self.extractor, self.device = choose_features("efficientnet", data, default_cache()).create(device), device
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        bytes_ = ((images.expand(-1, 3, -1, -1) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        parts = tqdm(bytes_.split(64), desc="  features", leave=False, disable=len(bytes_) < 256)
-        return torch.cat([self.extractor(part.to(self.device))[0].cpu() for part in parts])
-
-
-def _features(name: str, data: ImageData, model: Model) -> _Pixels | _EfficientNet:
-    return _Pixels() if name == "pixels" else _EfficientNet(data, model.device)
-
-
-def _neighbours(
-    model: Model, data: ImageData, images: Tensor, features: _Pixels | _EfficientNet, arguments: Any
-) -> dict[str, Any]:
-    """The sheet of nearest training images, and medians of the distance to the nearest one."""
-    training = features(data.batch(torch.arange(len(data)))[0])
-    distances, indices = nearest(features(images), training, arguments.neighbours)
-    medians = {"generated": float(distances[:, 0].median())}
+def _held_out(model: Model, spec: str | None) -> ImageData | None:
     try:
-        test = model.training_data("test", arguments.data)
+        return model.training_data("test", spec)
     except ValueError as error:
         print(f"note: no held-out images to compare with ({error})", file=sys.stderr)
-    else:
-        chosen = torch.linspace(0, len(test) - 1, min(HELD_OUT, len(test))).long()
-        held_out, _ = nearest(features(test.batch(chosen)[0]), training, 1)
-        medians["held-out real"] = float(held_out[:, 0].median())
+        return None
+
+
+def neighbours(
+    images: Tensor, data: ImageData, test: ImageData | None, encode: Encoder, count: int
+) -> tuple[Image.Image, dict[str, Any]]:
+    """The sheet of the training images nearest to generated ones, and how near these and held-out real ones are."""
+    real = torch.empty(0)
+    if test is not None:
+        real = test.batch(torch.linspace(0, len(test) - 1, min(HELD_OUT, len(test))).long())[0]
+    queries = encode(torch.cat([images, real]) if len(real) else images)
+    distances, indices = nearest(queries, encoded(data, encode), count)
+    closest = distances[: len(images), 0]
+    medians = {"generated": float(closest.median())}
+    if len(real):
+        medians["held-out real"] = float(distances[len(images) :, 0].median())
     # The nearest of all generated images first: if anything was copied, it stands on top.
-    order = distances[:, 0].argsort()
-    shown = order[torch.linspace(0, len(order) - 1, min(10, len(order))).long()]
+    order = closest.argsort()
+    shown = order[torch.linspace(0, len(order) - 1, min(10, len(order))).long()].tolist()
     rows = [
-        (f"nearest {float(distances[i, 0]):.3f}", torch.cat([images[i : i + 1], data.batch(indices[i])[0]]))
-        for i in shown.tolist()
+        (f"nearest {closest[i].item():.3f}", torch.cat([images[i : i + 1], data.batch(indices[i])[0]])) for i in shown
     ]
     numbers = {
-        "features": arguments.features,
         "training images": len(data),
         "median distance to the nearest training image": medians,
-        "smallest distance of a generated image": float(distances.min()),
-        "mean distance of a generated image": mean(distances[:, 0].tolist()),
+        "smallest distance of a generated image": closest.min().item(),
     }
-    return {"sheet": labelled_sheet(rows, first="generated", rest="nearest training images"), "numbers": numbers}
+    return labelled_sheet(rows, first="generated", rest="nearest training images"), numbers
 
 
 def labelled_sheet(rows: list[tuple[str, Tensor]], first: str = "", rest: str = "") -> Image.Image:

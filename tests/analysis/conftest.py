@@ -111,3 +111,25 @@ def chromium() -> Iterator[Browser]:
     running = Browser()
     yield running
     running.close()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """A tiny untrained model of the digits whose attention layers do something."""
+    import torch
+
+    from sagan_base.checkpoint import build_networks, named_part, write_checkpoint
+    from sagan_base.config import ModelConfig, RunConfig
+
+    model = ModelConfig(
+        16, image_channels=1, num_classes=10, latent_dim=8, generator_width=8, discriminator_width=8
+    )  # fmt: skip
+    config = RunConfig(model=model)
+    generator, discriminator = build_networks(config)
+    for network in (generator, discriminator):
+        for layer in network.attention_layers().values():
+            torch.nn.init.constant_(layer.gain, 0.5)
+    tensors = named_part("ema", generator.state_dict()) | named_part("discriminator", discriminator.state_dict())
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    write_checkpoint(path, tensors, config, {"class_names": list("0123456789")})
+    return path

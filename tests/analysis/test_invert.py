@@ -1,0 +1,252 @@
+"""The command: files of one picture, a table of many, and a refusal of one line before any work."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from analysis import invert as command
+from analysis.inversion_table import summaries
+from analysis.loading import load_model
+
+QUICK = ["--steps", "3", "--restarts", "2", "--draws", "12"]
+FILES = {"reconstruction.png", "comparison.png", "latent.npz", "metrics.json", "explorer.html"}
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "three.png"
+    values = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(values).save(path)
+    return path
+
+
+def run(*arguments):
+    return command.main([str(argument) for argument in arguments])
+
+
+def test_one_picture_gives_its_files_and_says_what_was_done(checkpoint, picture, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(picture, "--checkpoint", checkpoint, "--out", out, *QUICK) == 0
+    assert {path.name for path in out.iterdir()} == FILES
+    numbers = json.loads((out / "metrics.json").read_text())
+    said = capsys.readouterr().out
+    assert "the central 20x20 of its 30x20 pixels were taken" in said
+    assert f"class {numbers['class']} (found)" in said
+    assert f"PSNR {numbers['psnr']:.2f} dB" in said
+    with Image.open(out / "comparison.png") as sheet:
+        assert sheet.width > 3 * 256
+    page = (out / "explorer.html").read_text()
+    assert "trained on digits" in page
+    assert numbers["config"]["loss"]["method"] == "saliency"
+    assert numbers["provenance"]["versions"]["torch"]
+
+
+def test_the_reconstruction_is_the_image_of_the_stored_code(checkpoint, picture, tmp_path):
+    run(picture, "--checkpoint", checkpoint, "--out", tmp_path / "out", *QUICK)
+    stored = np.load(tmp_path / "out" / "latent.npz")
+    model = load_model(checkpoint=checkpoint)
+    with torch.no_grad():
+        image = model.generator(torch.from_numpy(stored["latent"])[None], torch.tensor([int(stored["label"])]))[0, 0]
+    expected = ((image.clamp(-1, 1) + 1) * 127.5).round().numpy()
+    with Image.open(tmp_path / "out" / "reconstruction.png") as file:
+        seen = np.asarray(file, dtype=np.float32)
+    assert np.abs(seen - expected).max() <= 1  # another batch size may round another way
+
+
+def test_the_same_seed_gives_the_same_files_and_a_finished_result_is_not_computed_again(
+    checkpoint, picture, tmp_path, capsys
+):
+    for name in ("a", "b"):
+        run(picture, "--checkpoint", checkpoint, "--out", tmp_path / name, "--seed", 7, *QUICK)
+    for name in ("reconstruction.png", "comparison.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert np.array_equal(np.load(tmp_path / "a/latent.npz")["losses"], np.load(tmp_path / "b/latent.npz")["losses"])
+    before = (tmp_path / "a" / "metrics.json").stat().st_mtime_ns
+    run(picture, "--checkpoint", checkpoint, "--out", tmp_path / "a", "--seed", 7, *QUICK)
+    assert (tmp_path / "a" / "metrics.json").stat().st_mtime_ns == before
+    assert "done before" in capsys.readouterr().out
+    run(picture, "--checkpoint", checkpoint, "--out", tmp_path / "a", "--seed", 8, *QUICK)
+    assert (tmp_path / "a" / "metrics.json").stat().st_mtime_ns != before
+
+
+def test_a_folder_gives_a_table_and_its_bad_files_are_named_and_skipped(checkpoint, picture, tmp_path, capsys):
+    folder = tmp_path / "pictures" / "7"
+    folder.mkdir(parents=True)
+    Image.new("RGBA", (9, 9), (255, 0, 0, 99)).save(folder / "a.png")
+    Image.new("RGB", (12, 12), (1, 2, 3)).save(folder / "b.jpg")
+    (folder / "broken.png").write_bytes(picture.read_bytes()[:90])
+    (folder / "notes.txt").write_text("not a picture")
+    out = tmp_path / "out"
+    code = run(tmp_path / "pictures", "--checkpoint", checkpoint, "--out", out, "--method", "saliency", "pixel", *QUICK)
+    assert code == 0
+    said = capsys.readouterr()
+    assert "broken.png is damaged or truncated" in said.err
+    assert "notes.txt is not an image" in said.err
+    with (out / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["picture"], row["method"]) for row in rows] == [
+        ("7_a", "saliency"), ("7_a", "pixel"), ("7_b", "saliency"), ("7_b", "pixel"),
+    ]  # fmt: skip
+    assert all(row["true_class"] == "7" for row in rows)
+    assert {path.name for path in (out / "7_a" / "pixel").iterdir()} == FILES
+    table = (out / "table.md").read_text()
+    for word in (
+        "PSNR (dB)",
+        "SSIM",
+        "EfficientNet-Lite0 distance",
+        "feature distance",
+        "time (s)",
+        "±",
+        "class found",
+    ):
+        assert word in table
+
+
+def test_held_out_and_generated_images_are_inverted_and_the_latter_know_the_right_code(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    run("--held-out", 2, "--generated", 2, "--true-class", "--checkpoint", checkpoint, "--out", out, *QUICK)
+    with (out / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["source"] for row in rows] == ["held-out"] * 2 + ["generated"] * 2
+    assert [row["true_class"] for row in rows] == ["0", "1", "0", "1"]
+    assert [row["class"] for row in rows] == ["0", "1", "0", "1"]
+    assert [row["latent error"] == "" for row in rows] == [True, True, False, False]
+
+
+def test_numbers_of_a_tuned_generator_are_labelled_wherever_they_appear(checkpoint, picture, tmp_path, capsys):
+    out = tmp_path / "out"
+    run(
+        picture,
+        "--checkpoint",
+        checkpoint,
+        "--out",
+        out,
+        "--tune-generator",
+        3,
+        "--method",
+        "pixel",
+        "features",
+        *QUICK,
+    )
+    label = "generator tuned to this image"
+    assert capsys.readouterr().out.count(label) == 4  # two lines, two rows of the summary
+    with (out / "table.csv").open() as file:
+        methods = [row["method"] for row in csv.DictReader(file)]
+    assert methods == ["pixel", f"pixel, {label}", "features", f"features, {label}"]
+    folder = out / "three" / "pixel"
+    assert (folder / "reconstruction_generator_tuned.png").is_file()
+    assert label in (folder / "explorer.html").read_text()
+    assert "psnr" in json.loads((folder / "metrics.json").read_text())[label]
+
+
+def test_an_interruption_keeps_the_best_so_far_and_says_so(checkpoint, picture, tmp_path, monkeypatch, capsys):
+    def interrupted(self, stage, done, total, loss):
+        if stage == "optimising" and done == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(command._Progress, "__call__", interrupted)
+    out = tmp_path / "out"
+    assert run(picture, "--checkpoint", checkpoint, "--out", out, *QUICK) == 130
+    assert {path.name for path in out.iterdir()} == FILES
+    assert json.loads((out / "metrics.json").read_text())["stopped"] == "interrupted"
+    assert "the best so far is kept" in capsys.readouterr().err
+    monkeypatch.setattr(command._Progress, "__call__", lambda *_: None)
+    assert run(picture, "--checkpoint", checkpoint, "--out", out, *QUICK) == 0  # an interrupted one is done again
+    assert json.loads((out / "metrics.json").read_text())["stopped"] == "steps"
+
+
+def test_a_light_picture_before_a_dark_model_is_warned_of_and_the_negative_is_the_remedy(checkpoint, tmp_path, capsys):
+    model = load_model(checkpoint=checkpoint)
+    torch.nn.init.constant_(model.generator.to_image.bias, -1.0)  # draws dark pictures now
+    from analysis.inversion_targets import brightness_warning
+
+    assert "lighter than anything" in brightness_warning(model, torch.full((1, 16, 16), 0.76))
+    assert brightness_warning(model, torch.full((1, 16, 16), -0.76)) is None
+    Image.new("L", (16, 16), 255).save(tmp_path / "white.png")
+    out = tmp_path / "out"
+    run(tmp_path / "white.png", "--negative", "--checkpoint", checkpoint, "--out", out, *QUICK)
+    assert "light and dark were exchanged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to invert"),
+        (["absent.jpg"], "absent.jpg does not exist"),
+        (["PICTURE", "--steps", "0"], "steps=0 is not positive"),
+        (["PICTURE", "--heads", "9"], "heads=[9] do not exist"),
+        (["PICTURE", "--class", "ten"], "class 'ten' does not exist"),
+        (["PICTURE", "--method", "style"], "invalid choice: 'style'"),
+        (["PICTURE", "--clamp", "-1"], "clamp=-1.0 is negative"),
+        (["--held-out", "-1"], "--held-out -1 is negative"),
+        (["--held-out", "9999"], "ask for fewer"),
+        (["--held-out", "1", "--data", "folder:nowhere"], "nowhere"),
+        (["PICTURE", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
+        (["PICTURE", "--lpips", "a.pth", "b.pth"], "a.pth does not exist"),
+    ],
+)
+def test_mistakes_end_with_code_2_and_one_line(checkpoint, picture, capsys, tmp_path, arguments, message):
+    arguments = [picture if argument == "PICTURE" else argument for argument in arguments]
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments, "--checkpoint", checkpoint, "--out", tmp_path / "out")
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_no_checkpoint_and_an_unknown_model_are_refused(picture, tmp_path, capsys):
+    for option, value, message in (
+        ("--checkpoint", picture, "is not a checkpoint"),
+        ("--checkpoint", tmp_path / "absent.safetensors", "absent.safetensors"),
+        ("--model", "mona-lisa", "no shipped model is called 'mona-lisa'"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            run(picture, option, value)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_model_without_attention_is_inverted_by_pixels_and_refused_otherwise(picture, tmp_path, capsys):
+    from sagan_base.checkpoint import build_networks, named_part, write_checkpoint
+    from sagan_base.config import ModelConfig, RunConfig
+
+    model = ModelConfig(16, image_channels=3, num_classes=1, latent_dim=8, generator_width=8, discriminator_width=8,
+                        attention=None)  # fmt: skip
+    generator, discriminator = build_networks(RunConfig(model=model))
+    tensors = named_part("ema", generator.state_dict()) | named_part("discriminator", discriminator.state_dict())
+    write_checkpoint(tmp_path / "bare.safetensors", tensors, RunConfig(model=model), {})
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stop:
+        run(picture, "--checkpoint", tmp_path / "bare.safetensors", "--out", out, *QUICK)
+    assert stop.value.code == 2
+    assert "no attention layer" in capsys.readouterr().err
+    assert run(picture, "--checkpoint", tmp_path / "bare.safetensors", "--out", out, "--method", "pixel", *QUICK) == 0
+    assert {path.name for path in out.iterdir()} == FILES
+
+
+def test_the_summary_gives_mean_and_standard_deviation():
+    rows = [
+        {"source": "file", "picture": str(i), "method": "pixel", "class": "1", "true_class": true, "psnr": value}
+        for i, (true, value) in enumerate([("1", 10.0), ("2", 14.0), (None, 12.0)])
+    ]
+    (entry,) = summaries(rows)
+    assert entry["images"] == 3
+    assert entry["class found"] == 0.5
+    assert entry["psnr"] == (pytest.approx(12.0), pytest.approx(2.0))
+
+
+def test_the_script_runs_from_the_repository_root_as_documented(checkpoint, picture, tmp_path, repository):
+    done = subprocess.run(
+        [sys.executable, "analysis/invert.py", picture, "--checkpoint", checkpoint, "--out", tmp_path / "out", *QUICK],
+        cwd=repository, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "explorer.html" in done.stdout

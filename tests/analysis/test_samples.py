@@ -1,0 +1,137 @@
+"""Sheets, truncation, nearest training images, and walks through the latent space."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from analysis import interpolate, samples
+from analysis.interpolate import closed_walk, great_circle
+from analysis.neighbours import encoded, encoder, nearest
+from analysis.samples import neighbours, spread
+from sagan_base.data import ImageData, load_data
+
+
+def test_spread_is_the_mean_difference_over_all_pairs():
+    images = torch.rand(4, 1, 3, 3) * 2 - 1
+    pairs = [(images[i] - images[j]).abs().mean().item() / 2 for i in range(4) for j in range(4) if i != j]
+    assert spread(images) == pytest.approx(np.mean(pairs))
+
+
+def test_nearest_equals_a_full_sort_whatever_the_chunks():
+    queries, references = torch.randn(3, 7), torch.randn(20, 7)
+    expected = (queries[:, None] - references).square().mean(-1).sqrt().sort(1)
+    for sizes in (20, 6, 1):
+        distances, indices = nearest(queries, references.split(sizes), 4)
+        torch.testing.assert_close(distances, expected.values[:, :4])
+        assert torch.equal(indices, expected.indices[:, :4])
+
+
+def test_a_copied_training_image_is_found_at_distance_0_and_stands_on_top():
+    data = load_data("digits", 16)
+    copied = data.batch(torch.tensor([700]))[0]
+    images = torch.cat([torch.zeros(3, 1, 16, 16), copied])
+    sheet, numbers = neighbours(images, data, None, encoder("pixels", data, torch.device("cpu")), 2)
+    assert numbers["smallest distance of a generated image"] == 0.0
+    top = np.asarray(sheet)[22 : 22 + 64, 120:256]
+    assert np.array_equal(top[:, :64], top[:, 68:132])  # the copy beside the original
+
+
+def test_efficientnet_features_tell_images_apart_and_are_streamed_in_chunks():
+    images = torch.randint(0, 256, (6, 1, 16, 16), dtype=torch.uint8)
+    data = ImageData("noise", images, torch.zeros(6, dtype=torch.long), ("one",))
+    encode = encoder("efficientnet", data, torch.device("cpu"))
+    chunks = list(encoded(data, encode, chunk=4))
+    assert [len(chunk) for chunk in chunks] == [4, 2]
+    distances, indices = nearest(torch.cat(chunks), chunks, 2)
+    assert indices[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert (distances[:, 1] > 10 * distances[:, 0] + 1e-3).all()
+
+
+def test_the_sheets_are_written_and_truncation_lowers_the_spread(checkpoint, tmp_path, capsys):
+    arguments = ["--checkpoint", str(checkpoint), "--class", "3", "5", "--number", "6", "--neighbours", "2"]
+    assert samples.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "classes.png", "truncation.png", "neighbours.png", "samples.json"
+    }  # fmt: skip
+    record = json.loads((tmp_path / "samples.json").read_text())
+    by_limit = list(record["truncation"]["mean distance between two images"].values())
+    assert by_limit[0] < by_limit[1] < by_limit[2] < by_limit[-1]
+    medians = record["neighbours"]["median distance to the nearest training image"]
+    assert medians["held-out real"] < medians["generated"]  # this generator is untrained
+    with Image.open(tmp_path / "classes.png") as sheet:
+        assert sheet.size == (120 + 6 * 68, 4 + 2 * 68)
+    assert "held-out real" in capsys.readouterr().out
+
+
+# ---- walks ----
+
+
+def test_the_great_circle_keeps_length_and_turns_evenly():
+    torch.manual_seed(0)
+    start, end = torch.randn(2, 50)
+    end = end / end.norm() * start.norm()
+    codes = great_circle(start, end, torch.linspace(0, 1, 5))
+    torch.testing.assert_close(codes[0], start)
+    torch.testing.assert_close(codes[-1], end)
+    torch.testing.assert_close(codes.norm(dim=1), start.norm().expand(5))
+    unit = codes / codes.norm(dim=1, keepdim=True)
+    angles = torch.arccos((unit[1:] * unit[:-1]).sum(1).clamp(-1, 1))
+    torch.testing.assert_close(angles, angles[:1].expand(4), rtol=1e-3, atol=1e-4)
+
+
+def test_opposite_equal_and_zero_codes_are_joined_by_a_straight_line():
+    start = torch.tensor([1.0, 2.0])
+    t = torch.tensor([0.25])
+    torch.testing.assert_close(great_circle(start, -start, t), 0.5 * start[None])
+    torch.testing.assert_close(great_circle(start, start, t), start[None])
+    torch.testing.assert_close(great_circle(torch.zeros(2), start, t), 0.25 * start[None])
+
+
+def test_a_walk_is_closed_and_passes_every_point():
+    points = torch.randn(3, 6)
+    codes = closed_walk(points, 4)
+    assert codes.shape == (12, 6)
+    torch.testing.assert_close(codes[::4], points)
+    largest = (codes - codes.roll(-1, 0)).norm(dim=1).max()
+    assert largest < 0.6 * max((a - b).norm() for a in points for b in points)
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_the_walk_is_written_as_an_animation_of_all_its_pictures(checkpoint, tmp_path, kind):
+    arguments = ["--checkpoint", str(checkpoint), "--points", "2", "--frames", "5", "--format", kind, "--class", "4"]
+    assert interpolate.main([*arguments, "--size", "32", "--out", str(tmp_path)]) == 0
+    with Image.open(tmp_path / f"walk.{kind}") as animation:
+        assert animation.n_frames == 10
+        assert animation.size == (32, 32)
+    with Image.open(tmp_path / "walk_strip.png") as strip:
+        assert strip.width > 8 * 64
+
+
+def test_a_walk_between_inversions_starts_at_their_codes(checkpoint, tmp_path):
+    for name in "ab":
+        np.savez(tmp_path / f"{name}.npz", latent=np.random.default_rng(0).normal(size=8), label=np.int64(6))
+    between = ["--between", str(tmp_path / "a.npz"), str(tmp_path / "b.npz")]
+    assert interpolate.main([*between, "--frames", "2", "--checkpoint", str(checkpoint), "--out", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        (interpolate, ["--frames", "0"], "--frames 0 is not positive"),
+        (interpolate, ["--between", "absent.npz"], "absent.npz is no latent.npz"),
+        (interpolate, ["--class", "x"], "class 'x' does not exist"),
+        (samples, ["--number", "1"], "--number 1: give at least 2"),
+        (samples, ["--neighbours", "-1"], "--neighbours -1 is negative"),
+        (samples, ["--data", "folder:nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_end_with_code_2_and_one_line(checkpoint, tmp_path, capsys, module, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        module.main([*arguments, "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
