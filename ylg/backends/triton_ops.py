@@ -4,18 +4,24 @@ Being a registered operator with shape ("fake") and gradient formulas, it stays 
 works with activation checkpointing, DDP and autocast. The plan travels as its tensors; what kernels read instead
 (tile tables) is made from them on first use and kept by the content of the masks.
 
+Registered by torch.library.Library and not by its custom_op wrapper, which does the same at several times the cost:
+at 32x32 the kernels take tens of microseconds, and so would the wrapper, every call.
+
 Gradients are of first order. Deterministic: nothing is added atomically.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from math import log2
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from math import e, log2
 
 import torch
 import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ylg.backends import triton_kernels as kernels
 from ylg.backends.tile_table import TileTable, tile_table
@@ -23,6 +29,8 @@ from ylg.plan import AttentionPlan, TileGroup
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_HEAD_DIM = 128
+LOG2_E = log2(e)  # the kernels' softmax runs in base 2
+NOT_OF_MERGE = ("BLOCK_COLUMNS", "ONE_BLOCK", "ROWS_LAST")
 
 
 def triton_attention(
@@ -110,77 +118,70 @@ def _plan_from_tensors(
 
 def _empty_like_order(shape: Sequence[int], like: Tensor) -> Tensor:
     """Uninitialised ``shape``, its dimensions in memory in the order of ``like``'s strides: NCHW stays NCHW."""
-    order = sorted(range(len(shape)), key=lambda d: (-like.stride(d), d))
+    strides = like.stride()
+    order = sorted(range(len(shape)), key=lambda d: (-strides[d], d))
     inverse = [order.index(d) for d in range(len(shape))]
     return like.new_empty([shape[d] for d in order]).permute(inverse)
 
 
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _constants(queries: Tensor, values: Tensor | None, table: TileTable) -> dict:
-    """Compile-time arguments of a launch, and its size.
+@lru_cache(maxsize=1024)
+def _constants(dim_qk: int, dim_v: int | None, size: int, block_rows: int, max_columns: int) -> dict:
+    """Compile-time arguments of a launch, and its size. ``size`` is the bytes of an element.
 
     One warp a program as long as its registers hold the tiles: programs are then so many and so small that the device
     hides their memory latency by switching among them, which beats pipelining inside one (num_stages=1 needs fewer
     instructions and registers) and needs no barrier between warps. Wider heads take more warps and, where products
-    run on ordinary units, fewer columns at a time; chosen so that nothing spills, by benchmarks/kernel_report.py.
+    run on ordinary units, fewer columns at a time; chosen so that little spills, by benchmarks/kernel_report.py.
     """
-    size = queries.dtype.itemsize
     smallest = 8 if size == 2 else 1  # channels that a matrix product can have in its result
-    padded = [max(smallest, triton.next_power_of_2(x.shape[-1])) for x in (queries, values) if x is not None]
+    padded = [max(smallest, triton.next_power_of_2(dim)) for dim in (dim_qk, dim_v) if dim is not None]
     channels = sum(padded)
-    warps = channels // {2: 64, 4: 16, 8: 8}[size]
+    block_columns = 16 if max_columns <= 16 or (size > 2 and channels > 64) else 32
+    warps = triton.next_power_of_2(max(1, channels // {2: 64, 4: 16, 8: 8}[size]))
     constants = {
-        "DIM_QK": queries.shape[-1],
+        "DIM_QK": dim_qk,
         "PADDED_QK": padded[0],
-        "BLOCK_ROWS": table.block_rows,
-        "BLOCK_COLUMNS": 16 if table.max_columns <= 16 or (size > 2 and channels > 64) else 32,
+        "BLOCK_ROWS": block_rows,
+        "BLOCK_COLUMNS": block_columns,
+        "ONE_BLOCK": max_columns <= block_columns,
         "ACC": kernels.tl.float64 if size == 8 else kernels.tl.float32,
         "ROWS_LAST": size > 2,
-        "num_warps": min(8, triton.next_power_of_2(max(1, warps))),
+        "num_warps": min(8, warps),
         "num_stages": 1,
         "enable_fp_fusion": True,
     }
-    constants["ONE_BLOCK"] = table.max_columns <= constants["BLOCK_COLUMNS"]
-    if values is not None:
-        constants |= {"DIM_V": values.shape[-1], "PADDED_V": padded[1]}
-    return constants
+    return constants if dim_v is None else constants | {"DIM_V": dim_v, "PADDED_V": padded[1]}
+
+
+def _launch_constants(queries: Tensor, values: Tensor | None, table: TileTable) -> dict:
+    dim_v = None if values is None else values.shape[-1]
+    return _constants(queries.shape[-1], dim_v, queries.dtype.itemsize, table.block_rows, table.max_columns)
 
 
 def _check_offsets(*tensors: Tensor) -> None:
     for x in tensors:
-        if (x.shape[2] - 1) * x.stride(2) + (x.shape[3] - 1) * x.stride(3) >= 2**31:
+        if x.shape[2] * x.stride(2) + x.shape[3] * x.stride(3) >= 2**31:
             raise ValueError(
                 f"one head of a tensor of shape {list(x.shape)}, strides {list(x.stride())} spans more than 2^31 "
                 f"elements, which the kernels' 32-bit offsets cannot reach; use backend='tiles'"
             )
 
 
-class _on:
-    """Launches on the tensor's device, which need not be the current one."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.context = torch.cuda.device(tensor.device) if tensor.is_cuda else None
-
-    def __enter__(self) -> None:
-        if self.context:
-            self.context.__enter__()
-
-    def __exit__(self, *error) -> None:
-        if self.context:
-            self.context.__exit__(*error)
+def _on(tensor: Tensor) -> AbstractContextManager:
+    """Launches go to the current device, which need not be the tensor's."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
-@torch.library.custom_op("ylg::tile_attention", mutates_args=())
-def tile_attention(
+# --- the operators --------------------------------------------------------------------------------------------------
+
+
+def _tile_attention(
     queries: Tensor, keys: Tensor, values: Tensor, plan: Sequence[Tensor], heads: Sequence[int], digest: str,
     scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out ``[B, H, Nq, Dv]`` and base-2 log-sum-exps of the scaled scores ``[B, H, Nq]`` (not differentiable)."""
     batch, num_heads, num_queries, _ = queries.shape
-    out, logsumexp = _forward_outputs(queries, values)
+    out, logsumexp = _forward_outputs(queries, keys, values)
     _check_offsets(queries, keys, values, out)
     table = _table(plan, heads, digest, (num_heads, num_queries, keys.shape[2]), transposed=False)
     if batch:
@@ -188,24 +189,19 @@ def tile_attention(
             kernels.forward[(table.num_items * batch,)](
                 queries, keys, values, out, logsumexp, table.buffer,
                 *queries.stride(), *keys.stride(), *values.stride(), *out.stride(),
-                table.num_items, num_heads, num_queries, scale * log2(torch.e),
-                **_constants(queries, values, table),
+                table.num_items, num_heads, num_queries, scale * LOG2_E,
+                **_launch_constants(queries, values, table),
             )  # fmt: skip
     return out, logsumexp
 
 
-def _forward_outputs(queries: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def _forward_outputs(queries: Tensor, keys: Tensor, values: Tensor, *_) -> tuple[Tensor, Tensor]:
     out = _empty_like_order((*queries.shape[:3], values.shape[3]), queries)
-    return out, queries.new_empty(queries.shape[:3], dtype=_accumulator(queries.dtype))
+    dtype = torch.float64 if queries.dtype == torch.float64 else torch.float32
+    return out, queries.new_empty(queries.shape[:3], dtype=dtype)
 
 
-@tile_attention.register_fake
-def _(queries, keys, values, plan, heads, digest, scale):
-    return _forward_outputs(queries, values)
-
-
-@torch.library.custom_op("ylg::tile_attention_backward", mutates_args=())
-def tile_attention_backward(
+def _tile_attention_backward(
     d_out: Tensor, queries: Tensor, keys: Tensor, values: Tensor, out: Tensor, logsumexp: Tensor,
     plan: Sequence[Tensor], heads: Sequence[int], digest: str, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
@@ -214,26 +210,26 @@ def tile_attention_backward(
     sizes = (num_heads, num_queries, keys.shape[2])
     table = _table(plan, heads, digest, sizes, transposed=False)
     transposed = _table(plan, heads, digest, sizes, transposed=True)
-    d_queries, d_keys, d_values = _backward_outputs(queries, keys, values)
+    d_queries, d_keys, d_values = _backward_outputs(d_out, queries, keys, values)
     _check_offsets(d_out)
     if not transposed.covers_all_rows:
-        d_keys.zero_(), d_values.zero_()
+        d_keys.zero_()
+        d_values.zero_()
     if not batch:
         return d_queries, d_keys, d_values
     delta = torch.empty_like(logsumexp)
-    slots = (batch, transposed.num_slots, transposed.block_rows, dim + values.shape[3])
-    partial = torch.empty(slots, dtype=logsumexp.dtype, device=logsumexp.device)
+    partial = logsumexp.new_empty(batch, transposed.num_slots, transposed.block_rows, dim + values.shape[3])
     strides = *queries.stride(), *keys.stride(), *values.stride()
     gradient_strides = *d_keys.stride(), *d_values.stride()
-    scales = scale * log2(torch.e), scale
+    scales = scale * LOG2_E, scale
     with _on(queries):
         kernels.query_gradient[(table.num_items * batch,)](
             queries, keys, values, out, d_out, logsumexp, delta, d_queries, table.buffer,
             *strides, *out.stride(), *d_out.stride(), *d_queries.stride(),
             table.num_items, num_heads, num_queries, *scales,
-            **_constants(queries, values, table),
+            **_launch_constants(queries, values, table),
         )  # fmt: skip
-        constants = _constants(queries, values, transposed)
+        constants = _launch_constants(queries, values, transposed)
         kernels.key_value_gradient[(transposed.num_items * batch,)](
             queries, keys, values, d_out, logsumexp, delta, d_keys, d_values, partial, transposed.buffer,
             *strides, *d_out.stride(), *gradient_strides,
@@ -241,45 +237,35 @@ def tile_attention_backward(
             **constants,
         )  # fmt: skip
         if transposed.num_merges:
-            for name in ("BLOCK_COLUMNS", "ONE_BLOCK", "ROWS_LAST"):
-                del constants[name]
             kernels.merge[(transposed.num_merges * batch,)](
                 partial, d_keys, d_values, transposed.buffer, *gradient_strides,
-                transposed.num_items, transposed.num_merges, transposed.num_slots, **constants,
+                transposed.num_items, transposed.num_merges, transposed.num_slots,
+                **{name: x for name, x in constants.items() if name not in NOT_OF_MERGE},
             )  # fmt: skip
     return d_queries, d_keys, d_values
 
 
-def _backward_outputs(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_outputs(d_out: Tensor, queries: Tensor, keys: Tensor, values: Tensor, *_):
     return tuple(_empty_like_order(x.shape, x) for x in (queries, keys, values))
 
 
-@tile_attention_backward.register_fake
-def _(d_out, queries, keys, values, out, logsumexp, plan, heads, digest, scale):
-    return _backward_outputs(queries, keys, values)
+class _TileAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, queries, keys, values, plan, heads, digest, scale):
+        with torch._C._AutoDispatchBelowAutograd():
+            out, logsumexp = tile_attention(queries, keys, values, plan, heads, digest, scale)
+        ctx.save_for_backward(queries, keys, values, out, logsumexp)
+        ctx.plan = plan, heads, digest, scale
+        ctx.mark_non_differentiable(logsumexp)
+        return out, logsumexp
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_out, _):
+        return *tile_attention_backward(d_out, *ctx.saved_tensors, *ctx.plan), None, None, None, None
 
 
-def _save_for_backward(ctx, inputs, output) -> None:
-    queries, keys, values, plan, ctx.heads, ctx.digest, ctx.scale = inputs
-    ctx.save_for_backward(queries, keys, values, *output, *plan)
-
-
-def _backward(ctx, d_out: Tensor, d_logsumexp: Tensor):
-    queries, keys, values, out, logsumexp, *plan = ctx.saved_tensors
-    gradients = tile_attention_backward(
-        d_out, queries, keys, values, out, logsumexp, plan, ctx.heads, ctx.digest, ctx.scale
-    )
-    return *gradients, [None] * len(plan), None, None, None
-
-
-tile_attention.register_autograd(_backward, setup_context=_save_for_backward)
-
-
-# --- attention maps -----------------------------------------------------------------------------------------------
-
-
-@torch.library.custom_op("ylg::attention_map", mutates_args=())
-def attention_map(
+def _attention_map(
     queries: Tensor, keys: Tensor, logsumexp: Tensor, plan: Sequence[Tensor], heads: Sequence[int], digest: str,
     scale: float,
 ) -> Tensor:  # fmt: skip
@@ -293,30 +279,61 @@ def attention_map(
         with _on(queries):
             kernels.attention_map[(table.num_items * batch,)](
                 queries, keys, logsumexp, probabilities, table.buffer, *queries.stride(), *keys.stride(),
-                table.num_items, num_heads, num_queries, num_keys, scale * log2(torch.e),
-                **_constants(queries, None, table),
+                table.num_items, num_heads, num_queries, num_keys, scale * LOG2_E,
+                **_launch_constants(queries, None, table),
             )  # fmt: skip
     return probabilities
 
 
-@attention_map.register_fake
-def _(queries, keys, logsumexp, plan, heads, digest, scale):
-    return queries.new_empty((*queries.shape[:3], keys.shape[2]))
+class _AttentionMap(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, queries, keys, logsumexp, plan, heads, digest, scale):
+        with torch._C._AutoDispatchBelowAutograd():
+            probabilities = attention_map(queries, keys, logsumexp, plan, heads, digest, scale)
+        ctx.save_for_backward(queries, keys, probabilities)
+        ctx.scale = scale
+        return probabilities
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_probabilities):
+        """Plain matrix products: whoever asked for the dense map has room for its gradient."""
+        queries, keys, probabilities = ctx.saved_tensors
+        d_scores = torch.ops.aten._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
+        d_queries, d_keys = ctx.scale * (d_scores @ keys), ctx.scale * (d_scores.mT @ queries)
+        return d_queries, d_keys, None, None, None, None, None
 
 
-def _save_map_for_backward(ctx, inputs, output) -> None:
-    queries, keys, _, plan, _, _, ctx.scale = inputs
-    ctx.num_plan_tensors = len(plan)
-    ctx.save_for_backward(queries, keys, output)
+_library = torch.library.Library("ylg", "FRAGMENT")
 
 
-def _map_backward(ctx, d_probabilities: Tensor):
-    """Plain matrix products: whoever asked for the dense map has room for its gradient."""
-    queries, keys, probabilities = ctx.saved_tensors
-    d_scores = torch.ops.aten._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
-    d_queries = ctx.scale * (d_scores @ keys)
-    d_keys = ctx.scale * (d_scores.mT @ queries)
-    return d_queries, d_keys, None, [None] * ctx.num_plan_tensors, None, None, None
+def _register(signature: str, function: Callable, fake: Callable, gradient: type | None = None) -> Callable:
+    _library.define(signature)
+    name = signature.split("(")[0]
+    for device in ("CUDA", "CPU"):  # on the CPU for the interpreter and the offline compiler; see triton_attention
+        _library.impl(name, function, device)
+    torch.library.register_fake(f"ylg::{name}", fake, lib=_library)
+    if gradient is not None:
+        _library.impl(name, gradient.apply, "Autograd")
+    return getattr(torch.ops.ylg, name).default
 
 
-attention_map.register_autograd(_map_backward, setup_context=_save_map_for_backward)
+_PLAN = "Tensor[] plan, int[] heads, str digest, float scale"
+tile_attention = _register(
+    f"tile_attention(Tensor queries, Tensor keys, Tensor values, {_PLAN}) -> (Tensor, Tensor)",
+    _tile_attention,
+    _forward_outputs,
+    _TileAttention,
+)
+tile_attention_backward = _register(
+    f"tile_attention_backward(Tensor d_out, Tensor queries, Tensor keys, Tensor values, Tensor out, Tensor logsumexp, "
+    f"{_PLAN}) -> (Tensor, Tensor, Tensor)",
+    _tile_attention_backward,
+    _backward_outputs,
+)
+attention_map = _register(
+    f"attention_map(Tensor queries, Tensor keys, Tensor logsumexp, {_PLAN}) -> Tensor",
+    _attention_map,
+    lambda queries, keys, *_: queries.new_empty((*queries.shape[:3], keys.shape[2])),
+    _AttentionMap,
+)
