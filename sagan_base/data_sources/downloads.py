@@ -4,8 +4,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sagan_base.metrics import torchvision_compat  # noqa: F401  (its package declares operators before torchvision)
-
 
 def torchvision_data_set(name: str, root: Path, download: str, remedy: str, **options: Any) -> Any:
     """``torchvision.datasets.NAME`` in ``root``.
@@ -15,6 +13,9 @@ def torchvision_data_set(name: str, root: Path, download: str, remedy: str, **op
     Raises:
         ValueError: the files are missing or damaged and cannot be downloaded; ends with ``remedy``.
     """
+    from sagan_base.metrics.torchvision_compat import declare_missing_operators
+
+    declare_missing_operators()
     from torchvision import datasets
 
     kind = getattr(datasets, name)

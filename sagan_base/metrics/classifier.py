@@ -28,7 +28,7 @@ class ClassifierConfig:
     """Everything that decides the trained weights; part of the cache's file name."""
 
     width: int = 24
-    min_steps: int = 400
+    min_steps: int = 250
     max_steps: int = 4000
     epochs: int = 6  # between the two limits
     batch_size: int = 128
