@@ -178,8 +178,7 @@ def attention_plan(masks: Tensor | np.ndarray | Sequence) -> AttentionPlan:
     heads = _read_masks(masks)
     content = hashlib.sha256(repr((len(heads), heads[0].shape)).encode())
     for mask in heads:
-        content.update(np.diff(mask.indptr).astype(np.int64).tobytes())
-        content.update(mask.indices.astype(np.int64).tobytes())
+        content.update(_content(mask))
     digest = content.hexdigest()
 
     def build():
@@ -230,7 +229,9 @@ def _read_masks(masks) -> list[sp.csr_array]:
                 f"head masks must share one shape [num_queries, num_keys], none of them 0, "
                 f"but head {head} has {list(mask.shape)} and head 0 {list(masks[0].shape)}"
             )
-    return [_canonical(sp.csr_array(mask, copy=True)) for mask in masks]
+    canonical = {id(mask): mask for mask in masks}  # heads that share an object are read once
+    canonical = {key: _canonical(sp.csr_array(mask, copy=True)) for key, mask in canonical.items()}
+    return [canonical[id(mask)] for mask in masks]
 
 
 def _canonical(mask: sp.csr_array) -> sp.csr_array:
@@ -240,10 +241,17 @@ def _canonical(mask: sp.csr_array) -> sp.csr_array:
     return mask
 
 
+def _content(mask: sp.csr_array) -> bytes:
+    """A digest of one mask, the same for equal masks however they were stored."""
+    content = hashlib.sha256(np.diff(mask.indptr).astype(np.int32).tobytes())
+    content.update(mask.indices.astype(np.int32).tobytes())
+    return content.digest()
+
+
 def _build(masks: list[sp.csr_array], digest: str) -> AttentionPlan:
     heads_of: OrderedDict[bytes, list[int]] = OrderedDict()
     for head, mask in enumerate(masks):
-        heads_of.setdefault(mask.indptr.tobytes() + mask.indices.tobytes(), []).append(head)
+        heads_of.setdefault(_content(mask), []).append(head)
     # masks whose tiles have one shape are executed together
     together: OrderedDict[tuple, list[tuple[planner.Tiles, list[int]]]] = OrderedDict()
     for heads in heads_of.values():

@@ -6,7 +6,8 @@ found from the mask itself, never from a pattern's name:
 1. rows with the same keys are one *class* (a pooled alignment makes four queries of every mask row);
 2. classes are put in an order that keeps overlapping rows together (reverse Cuthill-McKee on the bipartite graph
    of classes and keys, with the hub keys that nearly every row attends to set aside, because they connect everything);
-3. dynamic programming cuts that order into tiles of least cost: scores computed, keys gathered, tiles started;
+3. that order is cut into tiles of least cost (scores computed, keys gathered, tiles started), by dynamic programming
+   and, since tiles of one shape run together, also evenly;
 4. tiles of similar shape are padded into one group, as long as padding costs less than another group.
 
 Everything works on index lists; nothing of size [queries, keys] is ever made. Read next: plan.py.
@@ -14,6 +15,7 @@ Everything works on index lists; nothing of size [queries, keys] is ever made. R
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,9 +62,7 @@ def find_tiles(mask: sp.csr_array) -> list[Tiles]:
     bound = int((weight * np.diff(classes.indptr)).sum() + KEY_COST * np.unique(classes.indices).size)
     best_cost, best = np.inf, None
     for order in _class_orders(classes):
-        ordered = classes[order]
-        for cuts in _cheapest_cuts(ordered, weight[order]):
-            shapes = _shapes(ordered, weight[order], cuts)
+        for cuts, shapes in _cuts(classes[order], weight[order]):
             group_of_tile, cost = _group_shapes(shapes)
             if cost < best_cost:
                 best_cost, best = cost, (order, cuts, group_of_tile)
@@ -76,25 +76,22 @@ def _row_classes(mask: sp.csr_array) -> tuple[np.ndarray, sp.csr_array]:
     """Class of every row (-1 for an empty row), and one row per class."""
     lengths = np.diff(mask.indptr)
     rows = np.flatnonzero(lengths)
-    codes = np.random.default_rng(0).integers(1, 2**63, size=(2, mask.shape[1]), dtype=np.uint64)
-    starts = mask.indptr[rows]
-    sums = [np.add.reduceat(code[mask.indices], starts) for code in codes]
-    signature = np.stack([lengths[rows].astype(np.uint64), *sums], axis=1)
-    _, first, inverse = np.unique(signature, axis=0, return_index=True, return_inverse=True)
-    inverse = inverse.reshape(-1)
+    code = np.random.default_rng(0).integers(1, 2**63, size=mask.shape[1], dtype=np.uint64)
+    signature = np.add.reduceat(code[mask.indices], mask.indptr[rows])
+    _, first, inverse = np.unique(signature, return_index=True, return_inverse=True)
     # Classes in order of first appearance, so that an already good order of rows survives.
     rank = np.argsort(np.argsort(first))
     class_of_row = np.full(mask.shape[0], -1, dtype=np.int64)
     class_of_row[rows] = rank[inverse]
     classes = mask[rows[np.sort(first)]]
-    # The signatures are sums of random 63-bit codes: equal sums of different rows are not to be expected, yet a
-    # wrong mask would be a wrong result, so compare.
+    # Signatures are sums of random 63-bit codes: equal sums of different rows are not to be expected, yet a wrong
+    # mask would be a wrong result, so compare.
     repeated = classes[class_of_row[rows]]
     assert np.array_equal(repeated.indices, mask.indices), "two different mask rows have one signature"
     return class_of_row, classes
 
 
-def _class_orders(classes: sp.csr_array):
+def _class_orders(classes: sp.csr_array) -> Iterator[np.ndarray]:
     """Candidate orders of the classes, the most promising first."""
     count, num_keys = classes.shape
     if count <= 2:
@@ -116,74 +113,79 @@ def _band_order(classes: sp.csr_array, use: np.ndarray) -> np.ndarray:
     return found[found < classes.shape[0]].astype(np.int64)
 
 
-def _cheapest_cuts(classes: sp.csr_array, weight: np.ndarray) -> list[np.ndarray]:
-    """Ways to cut the ordered classes into tiles: ends of the tiles, each list ascending.
+def _cuts(classes: sp.csr_array, weight: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Ways to cut the ordered classes into tiles: ends of the tiles, and queries and keys of each [tiles, 2].
 
-    One list per guess of what a tile costs, because the padding that the cuts cause is known only afterwards.
+    Even cuts, and the best cuts for several guesses of what a tile costs: the padding that cuts cause, when tiles of
+    different shapes are then grouped, is known only afterwards.
     """
     count = classes.shape[0]
     longest = min(count, MAX_CLASSES)
-    row = np.repeat(np.arange(count), np.diff(classes.indptr))
-    by_key = np.lexsort((row, classes.indices))
-    gap = np.full(row.size, longest)  # rows since the same key was last used
-    same = classes.indices[by_key][1:] == classes.indices[by_key][:-1]
-    gap[by_key[1:][same]] = np.minimum(np.diff(row[by_key])[same], longest)
-    histogram = np.bincount(row * (longest + 1) + gap, minlength=count * (longest + 1)).reshape(count, longest + 1)
-    # fresh[r, d]: keys of row r that none of the d rows before it uses
-    fresh = histogram[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
+    keys = _distinct_keys(classes, longest)
     before = np.concatenate([[0], weight.cumsum()])
-    # sizes for the tile that ends before row e and holds the rows e - length ... e - 1
-    end = np.arange(1, count + 1)[:, None]
-    length = np.arange(1, longest + 1)[None, :]
-    start = end - length
-    legal = start >= 0
-    keys = np.zeros((count, longest), dtype=np.int64)
-    running = np.zeros(count, dtype=np.int64)  # distinct keys in rows [start, start + length)
-    for d in range(longest):
-        running[: count - d] += fresh[d:, d]
-        keys[d:, d] = running[: count - d]
-    cost = np.where(legal, tile_cost(before[end] - before[np.maximum(start, 0)], keys), np.inf)
+    end, length = np.arange(1, count + 1)[:, None], np.arange(1, longest + 1)[None, :]
+    queries = before[end] - before[np.maximum(end - length, 0)]
+    cost = tile_cost(queries, keys).astype(np.float32)
+
     found = []
+    for size in 2 ** np.arange(longest.bit_length()):
+        found.append(np.append(np.arange(size, count, size), count))
     for extra in (0, 7 * TILE_COST, 63 * TILE_COST):
-        best = np.zeros(count + 1)
-        step = np.zeros(count + 1, dtype=np.int64)
-        for e in range(1, count + 1):
-            top = min(e, longest)
-            total = best[e - top : e][::-1] + cost[e - 1, :top]
-            step[e] = total.argmin() + 1
-            best[e] = total[step[e] - 1] + extra
-        cuts = []
-        e = count
-        while e > 0:
-            cuts.append(e)
-            e -= step[e]
-        cuts = np.array(cuts[::-1])
+        cuts = _least_cost_cuts(cost, extra)
         if not any(np.array_equal(cuts, other) for other in found):
             found.append(cuts)
-    return found
+    for cuts in found:
+        lengths = np.diff(cuts, prepend=0)
+        yield cuts, np.stack([queries[cuts - 1, lengths - 1], keys[cuts - 1, lengths - 1]], axis=1)
 
 
-def _shapes(classes: sp.csr_array, weight: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """Queries and distinct keys of every tile, int64 [tiles, 2]."""
-    starts = np.concatenate([[0], cuts[:-1]])
-    tile = np.repeat(np.repeat(np.arange(cuts.size), cuts - starts), np.diff(classes.indptr))
-    pairs = np.unique(tile * classes.shape[1] + classes.indices)
-    keys = np.bincount(pairs // classes.shape[1], minlength=cuts.size)
-    return np.stack([np.add.reduceat(weight, starts), keys], axis=1)
+def _distinct_keys(classes: sp.csr_array, longest: int) -> np.ndarray:
+    """How many distinct keys the rows e - d ... e use together, at [e, d], for every e and every d < ``longest``."""
+    count = classes.shape[0]
+    by_key = classes.tocsc()
+    row = by_key.indices
+    gap = np.diff(row, prepend=0)  # rows since the same key was last used
+    gap[by_key.indptr[:-1][np.diff(by_key.indptr) > 0]] = longest
+    np.minimum(gap, longest, out=gap)
+    histogram = np.bincount(row.astype(np.int64) * (longest + 1) + gap, minlength=count * (longest + 1))
+    histogram = histogram.reshape(count, longest + 1).astype(np.int32)
+    # fresh[d, r]: keys of row r that none of the d rows before it uses
+    fresh = np.ascontiguousarray(histogram[:, :0:-1].cumsum(axis=1, dtype=np.int32)[:, ::-1].T)
+    keys = np.zeros((longest, count), dtype=np.int32)
+    running = np.zeros(count, dtype=np.int32)  # by the first row of the run, whose last row is d further on
+    for d in range(longest):
+        running[: count - d] += fresh[d, d:]
+        keys[d, d:] = running[: count - d]
+    return np.ascontiguousarray(keys.T)
+
+
+def _least_cost_cuts(cost: np.ndarray, extra: int) -> np.ndarray:
+    """Ends of the tiles that cost least in all, where the run of d + 1 rows that ends with row e costs [e, d]."""
+    count, longest = cost.shape
+    # best is kept backwards: best[count - e] is the least cost of the first e rows
+    best, step = np.full(count + 1, np.inf), np.zeros(count + 1, dtype=np.int64)
+    best[count] = 0
+    for e in range(1, count + 1):
+        top = min(e, longest)
+        total = best[count - e + 1 : count - e + 1 + top] + cost[e - 1, :top]
+        step[e] = total.argmin() + 1
+        best[count - e] = total[step[e] - 1] + extra
+    cuts = [count]
+    while (start := cuts[-1] - step[cuts[-1]]) > 0:
+        cuts.append(start)
+    return np.array(cuts[::-1])
 
 
 def _group_shapes(shapes: np.ndarray) -> tuple[np.ndarray, float]:
     """Which tiles are padded to one shape, and what the whole then costs."""
     distinct, inverse, counts = np.unique(shapes, axis=0, return_inverse=True, return_counts=True)
     inverse = inverse.reshape(-1)
-    if len(distinct) > 48:  # merge on a coarser scale first: sizes within an eighth of a power of two
-        scale = 2.0 ** (np.floor(np.log2(distinct)) - 3).clip(0)
-        coarse, parent = np.unique(np.ceil(distinct / scale) * scale, axis=0, return_inverse=True)
+    if len(distinct) > 32:  # too many pairs to try: merge what lies within a quarter of a power of two first
+        scale = 2.0 ** (np.floor(np.log2(distinct)) - 2).clip(0)
+        _, parent = np.unique(np.ceil(distinct / scale), axis=0, return_inverse=True)
         parent = parent.reshape(-1)
-        distinct = np.stack(
-            [np.array([distinct[parent == p].max(axis=0) for p in range(len(coarse))])]
-        )[0]
-        inverse, counts = parent[inverse], np.bincount(parent, weights=counts[: len(parent)]).astype(np.int64)
+        inverse, counts = parent[inverse], np.bincount(parent, weights=counts).astype(np.int64)
+        distinct = np.array([distinct[parent == p].max(axis=0) for p in range(parent.max() + 1)])
     groups = [([i], distinct[i], counts[i]) for i in range(len(distinct))]
 
     def price(shape, tiles):
@@ -237,7 +239,10 @@ def _materialise(classes, class_of_row, order, cuts, group_of_tile) -> list[Tile
         r, k = local[row_tile] >= 0, local[key_tile] >= 0
         query_index = np.full((members.size, row_slot[r].max() + 1), -1, dtype=np.int32)
         query_index[local[row_tile[r]], row_slot[r]] = rows[r]
-        key_index = np.full((members.size, key_slot[k].max() + 1), -1, dtype=np.int32)
+        width = int(key_slot[k].max()) + 1
+        if width > 8:  # whole vectors
+            width = -(-width // 8) * 8
+        key_index = np.full((members.size, min(width, max(num_keys, 8))), -1, dtype=np.int32)
         key_index[local[key_tile[k]], key_slot[k]] = keys[k]
         # one mask row per class first, then copied to the queries of the class; the extra last row is padding
         e = local[tile_of_class[entry_class]] >= 0
