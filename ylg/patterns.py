@@ -4,13 +4,14 @@ A step is a boolean matrix, True where position i (row, query) may attend to pos
 cut into blocks of ``stride`` (default floor(sqrt n)), and one step stays inside a block while the next passes between
 blocks through *relays*. A pattern has *full information* when the boolean product ``M_p ... M_1`` has no False entry.
 
-The definitions are those of Daras et al., arXiv:1911.12287, section 3.1, mended where the published ones lose
-information (a partial last block; the last columns of strided). The published forms are the ``*_original`` names.
-Everything is built sparse, by index arithmetic; dense matrices are only a view of it.
-Read next: heads.py (patterns over heads and grids), flow.py (what a pattern can carry).
+The idea is that of Daras et al., arXiv:1911.12287, section 3.1. Where the published definitions lose information (in a
+partial last block; in the last columns of strided) they are mended, and the published ones are named ``*_original``.
+Steps are built sparse; dense matrices are only a view of them.
+Read next: pattern_steps.py (the definitions), heads.py (patterns over heads and grids), flow.py (what they can carry).
 """
 
 import math
+import os
 import re
 import runpy
 from collections.abc import Callable
@@ -20,13 +21,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import csr_array
 from torch import Tensor
 
+from ylg import pattern_steps as definitions
 from ylg.orders import is_whole
 from ylg.reach import Masks, sparse_steps, unreachable_pair
 
 Build = Callable[[int, int], Masks]
+
+PATTERN_FILES = "YLG_PATTERNS"  # environment variable: files that register patterns of the user's own
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class Pattern:
         build: ``build(n, stride)`` gives the p steps, ``M_1`` first: bool [p, n, n] or p sparse bool [n, n].
         full_information: the claim that every input reaches every output after the p steps.
         default_stride: the stride for n positions where the caller names none.
-        proven: the claim holds for every n and stride by construction (the patterns of this file, see their
-            docstrings and tests); any other claim is checked whenever the steps are built.
+        proven: the claim holds for every n and stride by construction (see pattern_steps.py and the tests); any other
+            claim is checked whenever the steps are built.
         about: one line for tables and pages.
     """
 
@@ -69,9 +73,11 @@ def pattern(name: str | Pattern) -> Pattern:
             return _REGISTRY[name]
         if digits := re.fullmatch(r"butterfly([1-9][0-9]?)", name):
             return butterfly(int(digits[1]))
+        if _load_users_files() and name in _REGISTRY:
+            return _REGISTRY[name]
     raise ValueError(
         f"unknown pattern {name!r}; use one of {', '.join(pattern_names())}, butterfly3, butterfly4, ..., "
-        f"or register your own with ylg.register_pattern"
+        f"or register your own with ylg.register_pattern, for commands in a file that {PATTERN_FILES} names"
     )
 
 
@@ -123,7 +129,10 @@ def register_pattern(name: str, build: Build, full_information: bool = True, abo
 
 
 def load_patterns(path: str | Path) -> tuple[str, ...]:
-    """Run a Python file that calls ``register_pattern``; what commands do with ``--patterns-from FILE.py``.
+    """Run a Python file that calls ``register_pattern``.
+
+    Every command, and every program, does so by itself with the files named in the environment variable
+    ``YLG_PATTERNS`` (separated as in PATH) when it meets a pattern's name that it does not know.
 
     Returns:
         The names that the file registered.
@@ -139,6 +148,15 @@ def load_patterns(path: str | Path) -> tuple[str, ...]:
     if not names:
         raise ValueError(f"{str(path)!r} registered no pattern; call ylg.register_pattern(name, build) in it")
     return names
+
+
+def _load_users_files() -> bool:
+    """Load the files that the environment names and that are not loaded yet; whether there were any."""
+    new = [path for path in os.environ.get(PATTERN_FILES, "").split(os.pathsep) if path and path not in _LOADED]
+    for path in new:
+        _LOADED.add(path)  # before running it: what it imports may ask for an unknown pattern, too
+        load_patterns(path)
+    return bool(new)
 
 
 def step_masks(name: str | Pattern, n: int, stride: int | None = None) -> Tensor:
@@ -199,133 +217,7 @@ def _checked_steps(chosen: Pattern, n: int, stride: int) -> tuple[csr_array, ...
     return steps
 
 
-# ---- The patterns of the package. i is the row, that is the position that attends; s the stride. ----
-
-
-def _dense(n: int, stride: int) -> tuple[csr_array]:
-    """One step in which everything attends to everything."""
-    return (_progressions(np.zeros(n, dtype=np.int64), np.full(n, n), 1),)
-
-
-def _ltr(n: int, stride: int, original: bool = False) -> tuple[csr_array, csr_array]:
-    """Left to right: back to the start of the own block; then the last position of every block, and oneself.
-
-    The last position of a block has heard the whole block after step 1, and step 2 listens to all of them: full
-    information. The published form has no last position for a block cut short by the end.
-    """
-    i = np.arange(n)
-    relays = np.arange(stride - 1, n, stride)
-    if n % stride and not original:
-        relays = np.append(relays, n - 1)
-    return _progressions(i // stride * stride, i % stride + 1, 1), _relays_and_self(relays, n)
-
-
-def _rtl(n: int, stride: int, original: bool = False) -> tuple[csr_array, csr_array]:
-    """Right to left: on to the end of the own block; then the first position of every block, and oneself.
-
-    The published form counts only the blocks that are complete.
-    """
-    i = np.arange(n)
-    ends = np.minimum((i // stride + 1) * stride, n)
-    relays = np.arange(0, n - stride + 1 if original else n, stride)
-    return _progressions(i, ends - i, 1), _relays_and_self(relays, n)
-
-
-def _fixed(n: int, stride: int) -> tuple[csr_array, csr_array]:
-    """Sparse Transformer's causal pattern (Child et al., arXiv:1904.10509): ltr that never looks ahead."""
-    within, across = _ltr(n, stride)
-    rows = np.repeat(np.arange(n), np.diff(across.indptr))
-    causal = across.indices <= rows
-    return within, _from_pairs(rows[causal], across.indices[causal], n)
-
-
-def _strided(n: int, stride: int, original: bool = False) -> tuple[csr_array, csr_array]:
-    """The last s positions, oneself among them; then every position at a multiple of s from oneself.
-
-    Input j reaches row i through a k that lies in j..j+s-1 and is congruent to i. Such a k exists unless j is one
-    of the last s - 1 positions; so the last s rows look both ways in step 1, and then the last s positions, which
-    have every residue, all hear of j. The published form lacks those s (s - 1) / 2 entries.
-    """
-    i = np.arange(n)
-    starts = np.maximum(i - stride + 1, 0)
-    stops = i + 1 if original else np.where(i >= n - stride, n, i + 1)
-    residue = i % stride
-    return _progressions(starts, stops - starts, 1), _progressions(residue, -(-(n - residue) // stride), stride)
-
-
-def _butterfly(num_steps: int, n: int, stride: int) -> tuple[csr_array, ...]:
-    """Step t changes digit t of the position, written with radices r_1 (least significant, the stride) ... r_p.
-
-    Every digit is changed once, so there is exactly one path between any two positions. Where r_1 ... r_p exceeds
-    n, each position that does not exist, v, is played by v - r_1 ... r_(p-1), which does: joining two vertices
-    of a graph breaks no path, so full information remains.
-    """
-    radices = _radices(n, num_steps, first=stride)
-    virtual = np.arange(math.prod(radices))
-    player = np.where(virtual < n, virtual, virtual - math.prod(radices[:-1]))
-    steps, weight = [], 1
-    for radix in radices:
-        base = virtual - virtual // weight % radix * weight
-        columns = base[:, None] + weight * np.arange(radix)
-        steps.append(_from_pairs(np.repeat(player, radix), player[columns.ravel()], n))
-        weight *= radix
-    return tuple(steps)
-
-
-@lru_cache(maxsize=4096)
-def _radices(n: int, count: int, first: int | None = None) -> tuple[int, ...]:
-    """Ascending radices with product n or a little more: fewest edges, then the smallest product."""
-    if count == 1:
-        return (n,)
-    candidates = range(1, math.ceil(n ** (1 / count)) + 1) if first is None else (first,)
-    choices = [(radix, *_radices(-(-n // radix), count - 1)) for radix in candidates]
-    return min(choices, key=lambda radices: (sum(radices), math.prod(radices), radices))
-
-
-def _star(n: int, stride: int) -> tuple[csr_array, csr_array]:
-    """Position 0 hears everybody, then everybody hears position 0: full information through one vertex."""
-    i = np.arange(n)
-    hub, self_ = np.zeros(n, dtype=np.int64), i[1:]
-    gather = _from_pairs(np.append(hub, self_), np.append(i, self_), n)
-    return gather, csr_array(gather.T)
-
-
-# ---- Building blocks: CSR by index arithmetic, never a loop over positions or a dense matrix. ----
-
-
-def _progressions(starts: np.ndarray, counts: np.ndarray, step: int) -> csr_array:
-    """Row i holds the columns ``starts[i] + step * (0 .. counts[i] - 1)``."""
-    n = len(starts)
-    indptr = np.append(0, np.cumsum(counts))
-    within = np.arange(indptr[-1]) - np.repeat(indptr[:-1], counts)
-    indices = np.repeat(starts, counts) + step * within
-    return _csr(indices, indptr, n)
-
-
-def _relays_and_self(relays: np.ndarray, n: int) -> csr_array:
-    """Every row holds the columns ``relays``, and its own."""
-    ordinary = np.setdiff1d(np.arange(n), relays)
-    rows = np.append(np.repeat(np.arange(n), len(relays)), ordinary)
-    return _from_pairs(rows, np.append(np.tile(relays, n), ordinary), n)
-
-
-def _from_pairs(rows: np.ndarray, columns: np.ndarray, n: int) -> csr_array:
-    """The entries (row, column), of which some may be named twice."""
-    matrix = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(n, n)).tocsr()
-    matrix.sort_indices()
-    return _csr(matrix.indices, matrix.indptr, n)
-
-
-def _csr(indices: np.ndarray, indptr: np.ndarray, n: int) -> csr_array:
-    parts = (np.ones(len(indices), dtype=bool), indices.astype(np.int32), indptr.astype(np.int32))
-    return csr_array(parts, shape=(n, n))
-
-
 # ---- The registry ----
-
-
-def _butterfly_stride(num_steps: int, n: int) -> int:
-    return _radices(n, num_steps)[0]
 
 
 @lru_cache(maxsize=64)  # so that a name always gives the same, equal Pattern
@@ -336,33 +228,33 @@ def butterfly(num_steps: int, name: str | None = None) -> Pattern:
     return Pattern(
         name or f"butterfly{num_steps}",
         num_steps,
-        partial(_butterfly, num_steps),
-        partial(_butterfly_stride, num_steps),
+        partial(definitions.butterfly, num_steps),
+        partial(definitions.first_radix, num_steps),
         proven=True,
         about=f"each of {num_steps} steps changes one digit of the position",
     )
 
 
+def _original(name: str, build: Callable[..., Masks], about: str) -> Pattern:
+    """A published form: without the claim, which it keeps for some n only."""
+    return Pattern(f"{name}_original", 2, partial(build, original=True), full_information=False, about=about)
+
+
 _BUILT_IN = {
     found.name: found
     for found in (
-        Pattern("dense", 1, _dense, proven=True, about="everything attends to everything"),
-        Pattern("fixed", 2, _fixed, full_information=False, about="Sparse Transformer's causal blocks"),
-        Pattern("ltr", 2, _ltr, proven=True, about="left to right: back in the block, then the block ends"),
-        Pattern("rtl", 2, _rtl, proven=True, about="right to left: on in the block, then the block starts"),
-        Pattern("strided", 2, _strided, proven=True, about="a window, then every s-th position"),
+        Pattern("dense", 1, definitions.dense, proven=True, about="everything attends to everything"),
+        Pattern("fixed", 2, definitions.fixed, full_information=False, about="Sparse Transformer's causal blocks"),
+        Pattern("ltr", 2, definitions.ltr, proven=True, about="left to right: back in the block, then the block ends"),
+        Pattern("rtl", 2, definitions.rtl, proven=True, about="right to left: on in the block, then the block starts"),
+        Pattern("strided", 2, definitions.strided, proven=True, about="a window, then every s-th position"),
         butterfly(2, "butterfly"),
-        Pattern("star", 2, _star, proven=True, about="negative control: all through position 0"),
-        Pattern("ltr_original", 2, partial(_ltr, original=True), full_information=False, about="ltr as published"),
-        Pattern("rtl_original", 2, partial(_rtl, original=True), full_information=False, about="rtl as published"),
-        Pattern(
-            "strided_original",
-            2,
-            partial(_strided, original=True),
-            full_information=False,
-            about="strided as published: the last columns are cut off",
-        ),
+        Pattern("star", 2, definitions.star, proven=True, about="negative control: all through position 0"),
+        _original("ltr", definitions.ltr, "ltr as published"),
+        _original("rtl", definitions.rtl, "rtl as published"),
+        _original("strided", definitions.strided, "strided as published: the last columns are cut off"),
     )
 }
 _REGISTRY: dict[str, Pattern] = dict(_BUILT_IN)
+_LOADED: set[str] = set()  # files named by the environment
 _RESERVED = ("none", "ltr_rtl", "ltr_rtl_original")  # layouts over heads, see heads.py

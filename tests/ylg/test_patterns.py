@@ -1,6 +1,7 @@
 """Patterns: equal to their written definition, to the published masks, and to their claim of full information."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 import ylg
-from ylg import patterns
+from ylg import pattern_steps, patterns
 
 CLAIMING = [*(name for name in patterns.pattern_names() if ylg.pattern(name).full_information), "butterfly3"]
 
@@ -96,7 +97,7 @@ def test_rtl_is_ltr_turned_round_where_the_blocks_are_whole(side, blocks):
 
 @given(n=st.integers(1, 300), p=st.integers(1, 4))
 def test_a_butterfly_changes_one_digit_a_step_by_exactly_one_path(n, p):
-    radices = patterns._radices(n, p)
+    radices = pattern_steps.radices(n, p)
     assert n <= math.prod(radices) and (radices[-1] - 1) * math.prod(radices[:-1]) < n
     if math.prod(radices) > n:
         return
@@ -263,6 +264,20 @@ def test_patterns_load_from_a_file(tmp_path):
         patterns.load_patterns(tmp_path / "empty.py")
     with pytest.raises(ValueError, match=r"no file .*absent\.py"):
         patterns.load_patterns(tmp_path / "absent.py")
+
+
+@pytest.mark.usefixtures("registry")
+def test_any_command_finds_patterns_in_the_files_that_the_environment_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(patterns, "_LOADED", set())
+    for name in ("one", "two"):
+        code = f"import ylg\nylg.register_pattern('{name}', lambda n, s: ylg.step_masks('rtl', n, s))\n"
+        (tmp_path / f"{name}.py").write_text(code)
+    with pytest.raises(ValueError, match=r"unknown pattern 'two'.* in a file that YLG_PATTERNS names"):
+        ylg.pattern("two")
+    monkeypatch.setenv("YLG_PATTERNS", os.pathsep.join([str(tmp_path / "one.py"), str(tmp_path / "two.py")]))
+    assert torch.equal(ylg.head_masks(["two", "one"], (4, 4)), ylg.head_masks("rtl", (4, 4)))
+    with pytest.raises(ValueError, match="unknown pattern 'three'"):
+        ylg.pattern("three")
 
 
 def test_what_a_caller_does_to_the_steps_does_not_reach_the_next_caller():
