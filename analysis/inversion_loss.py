@@ -5,6 +5,7 @@ before its attention layer, each location weighted by the saliency of the real i
 heads. Its two baselines (Figure 5) are the same features unweighted, and pixels. Read next: inversion.py.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from analysis.saliency import saliency_maps
 
 METHODS = ("saliency", "features", "pixel")
+FEATURES = ("attention", "blocks")
 NORMS = ("restart", "batch", "l1")
 WEIGHTINGS = ("per-head", "mean")
 
@@ -23,6 +25,9 @@ class LossConfig:
 
     Attributes:
         method: "saliency" (the paper's), "features" (unweighted) or "pixel".
+        features: of the discriminator; "attention" (published) are those just before its first attention layer,
+            "blocks" the outputs of all blocks, each by its root mean square, so that none outweighs the others (as
+            Pan et al., arXiv:2003.13659, compare all depths); saliency is resized to each.
         heads: discriminator heads whose saliency weighs; None means the first half, as published (0 to 3 of 8, which
             are the right-to-left ones).
         weighting: "per-head" (published) sums one norm per head; "mean" takes one norm, weighted by the mean saliency.
@@ -32,16 +37,35 @@ class LossConfig:
     """
 
     method: str = "saliency"
+    features: str = "attention"
     heads: tuple[int, ...] | None = None
     weighting: str = "per-head"
     norm: str = "restart"
 
     def __post_init__(self) -> None:
-        for name, choices in (("method", METHODS), ("weighting", WEIGHTINGS), ("norm", NORMS)):
+        for name, choices in (
+            ("method", METHODS),
+            ("features", FEATURES),
+            ("weighting", WEIGHTINGS),
+            ("norm", NORMS),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
         if self.heads is not None and not self.heads:
             raise ValueError("heads is empty; name at least one, or leave it out for the published half")
+
+
+def block_outputs(discriminator: nn.Module, images: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """(side, features [B, C, side, side]) after each block, before any attention layer there; computed when asked for.
+
+    Stopping at the first attention layer saves its map, which inversion needs of the real image only.
+    """
+    x = images
+    for side, block in zip(discriminator.config.discriminator_sides, discriminator.blocks, strict=True):
+        x = block(x)
+        yield side, x
+        if str(side) in discriminator.attention:
+            x = discriminator.attention[str(side)](x)
 
 
 class InversionLoss:
@@ -55,18 +79,32 @@ class InversionLoss:
     """
 
     def __init__(self, discriminator: nn.Module, real: Tensor, config: LossConfig | None = None) -> None:
-        self.discriminator, self.real, self.config = discriminator, real, config or LossConfig()
-        self.features: Tensor | None = None  # [b, C, h, w], what is compared: D's features, or the pixels
-        self.weights: Tensor | None = None  # [b, terms, h, w]; None weighs every location 1
-        if self.config.method == "pixel":
-            self.features = real
-            return
+        self.discriminator, self.config = discriminator, config or LossConfig()
+        needs_attention = self.config.method == "saliency" or self.config.features == "attention"
+        if self.config.method != "pixel" and needs_attention and not discriminator.attention_layers():
+            raise ValueError(
+                "the discriminator has no attention layer; use the method 'pixel', or 'features' with features='blocks'"
+            )
         with torch.no_grad():
-            self.features, attention = discriminator.attention_features(real)
-            if self.config.method == "saliency":
-                maps = saliency_maps(attention, tuple(self.features.shape[-2:]))
-                maps = maps[:, list(self._heads(maps.shape[1]))]
-                self.weights = maps if self.config.weighting == "per-head" else maps.mean(1, keepdim=True)
+            self.real = self._features(real)
+            self.weights = self._weights(real)  # for each of the features [b, terms, h, w]; None weighs everything 1
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """What is compared, each [B, C, h, w]."""
+        if self.config.method == "pixel":
+            return [images]
+        outputs = block_outputs(self.discriminator, images)
+        if self.config.features == "blocks":
+            return [features for _, features in outputs]
+        return [next(features for side, features in outputs if str(side) in self.discriminator.attention)]
+
+    def _weights(self, real: Tensor) -> list[Tensor | None]:
+        if self.config.method != "saliency":
+            return [None] * len(self.real)
+        _, attention = self.discriminator.attention_features(real)
+        attention = attention[:, list(self._heads(attention.shape[1]))]
+        maps = [saliency_maps(attention, tuple(features.shape[-2:])) for features in self.real]
+        return maps if self.config.weighting == "per-head" else [m.mean(1, keepdim=True) for m in maps]
 
     def _heads(self, num_heads: int) -> tuple[int, ...]:
         heads = self.config.heads or tuple(range(max(num_heads // 2, 1)))
@@ -76,16 +114,19 @@ class InversionLoss:
         return heads
 
     def terms(self, images: Tensor) -> Tensor:
-        """The norms that are summed: [B, heads] for per-head saliency, [B, 1] otherwise."""
-        fake = images if self.config.method == "pixel" else self.discriminator.attention_features(images)[0]
-        difference = fake - self.features
+        """The norms that are summed: [B, heads] for per-head saliency, [B, 1] otherwise; more for several features."""
         power = 1 if self.config.norm == "l1" else 2
-        per_location = difference.abs().pow(power).sum(1)[:, None]  # weights do not depend on the channel
-        if self.weights is not None:
-            per_location = per_location * self.weights.pow(power)
-        summed = per_location.sum((-2, -1))
-        # An exact reconstruction has norm 0, where the square root's gradient is infinite: there it is taken as 0.
-        return summed if power == 1 else summed.clamp(min=torch.finfo(summed.dtype).tiny).sqrt()
+        norms = []
+        for fake, real, weights in zip(self._features(images), self.real, self.weights, strict=True):
+            per_location = (fake - real).abs().pow(power).sum(1)[:, None]  # weights do not depend on the channel
+            if weights is not None:
+                per_location = per_location * weights.pow(power)
+            summed = per_location.sum((-2, -1))
+            if self.config.features == "blocks":
+                summed = summed / fake[0].numel()
+            # An exact match has norm 0, where the square root's gradient is infinite: there it is taken as 0.
+            norms.append(summed if power == 1 else summed.clamp(min=torch.finfo(summed.dtype).tiny).sqrt())
+        return torch.cat(norms, dim=1)
 
     def per_image(self, terms: Tensor) -> Tensor:
         """[B]: by which images are ranked, whatever the norm."""

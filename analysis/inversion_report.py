@@ -189,8 +189,7 @@ def inversion_page(
     )
     warnings = [
         *warnings,
-        f"The model was trained on {model.trained_on}. A picture of anything else comes out as the nearest thing that "
-        "it can draw.",
+        f"The model: {model.origin}. A picture of anything else comes out as the nearest thing that it can draw.",
     ]
     return Page(
         title=f"Inversion of {target.name}",

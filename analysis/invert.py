@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from analysis.inversion import PRESETS, InversionConfig, invert
-from analysis.inversion_loss import METHODS, NORMS, WEIGHTINGS, InversionLoss
+from analysis.inversion_loss import FEATURES, METHODS, NORMS, WEIGHTINGS, InversionLoss
 from analysis.inversion_report import TUNED, shorten, summary, write_inversion
 from analysis.inversion_table import rows_of, write_tables
 from analysis.inversion_targets import Target, brightness_warning, from_file, from_folder, generated, held_out
@@ -55,6 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how")
     how.add_argument("--preset", choices=sorted(PRESETS), default="default", help="'published' is the authors' program")
     how.add_argument("--method", nargs="+", choices=METHODS, default=["saliency"], help="the paper's, or a baseline")
+    how.add_argument(
+        "--features", choices=FEATURES, help="before the first attention layer (published), or all blocks'"
+    )
     how.add_argument("--heads", type=int, nargs="+", metavar="H", help="heads that weigh (default: the first half)")
     how.add_argument("--weighting", choices=WEIGHTINGS, help="a norm per head, or one with their mean saliency")
     how.add_argument("--norm", choices=NORMS, help="per restart, over the whole batch (published), or L1")
@@ -103,8 +106,9 @@ def configs_of(arguments: argparse.Namespace) -> list[InversionConfig]:
     preset = PRESETS[arguments.preset]
     given = {f.name: getattr(arguments, f.name, None) for f in fields(preset)}
     given = {name: value for name, value in given.items() if value is not None}
-    loss = {"heads": arguments.heads and tuple(arguments.heads), "weighting": arguments.weighting}
-    loss = {name: value for name, value in (loss | {"norm": arguments.norm}).items() if value is not None}
+    loss = {"heads": arguments.heads and tuple(arguments.heads), "features": arguments.features}
+    loss |= {"weighting": arguments.weighting, "norm": arguments.norm}
+    loss = {name: value for name, value in loss.items() if value is not None}
     methods = dict.fromkeys(arguments.method)
     return [replace(preset, loss=replace(preset.loss, method=method, **loss), **given) for method in methods]
 

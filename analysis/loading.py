@@ -22,7 +22,7 @@ class Model:
         name: of the shipped model, or of the file. path: the file.
         data: as given to ``load_data``; None where the file does not say.
         class_names: one a class; numbers where the file does not say.
-        trained_on: one line for people.
+        trained_on: one line for people; None where the file does not say.
     """
 
     generator: Generator
@@ -31,7 +31,7 @@ class Model:
     path: Path
     data: str | None = None
     class_names: tuple[str, ...] = field(default=())
-    trained_on: str = "unknown data"
+    trained_on: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -46,7 +46,11 @@ class Model:
         config = self.generator.config
         kind = "grey" if config.image_channels == 1 else "colour"
         classes = "1 class" if config.num_classes == 1 else f"{config.num_classes} classes"
-        return f"{self.name}: {config.resolution}x{config.resolution} {kind}, {classes}, trained on {self.trained_on}"
+        return f"{self.name}: {config.resolution}x{config.resolution} {kind}, {classes}, {self.origin}"
+
+    @property
+    def origin(self) -> str:
+        return f"trained on {self.trained_on}" if self.trained_on else "training data not stated in the file"
 
     def label(self, text: str | None) -> int | None:
         """A class by number or name; None stays None.

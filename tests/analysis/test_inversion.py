@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from analysis.inversion import PRESETS, InversionConfig, invert
-from analysis.inversion_loss import InversionLoss, LossConfig
+from analysis.inversion_loss import InversionLoss, LossConfig, block_outputs
 from analysis.lookahead import Lookahead
 from analysis.similarity import ssim_distance
 from sagan_base.discriminator import Discriminator
@@ -79,6 +79,24 @@ def test_every_heads_norm_and_the_pixel_distance_equal_the_published_ones(golden
     assert pixel.objective(pixel.terms(fake)).item() == pytest.approx(float(numbers["img_loss"]), rel=1e-5)
 
 
+def test_the_features_compared_are_those_before_attention_or_of_every_block_with_equal_weight(model):
+    generator, discriminator = model
+    real, fake = picture(generator)[None], torch.rand(2, 1, 16, 16) * 2 - 1
+    before, _ = discriminator.attention_features(fake)
+    assert [side for side, _ in block_outputs(discriminator, fake)] == [8, 4]
+    outputs = dict(block_outputs(discriminator, fake))
+    torch.testing.assert_close(outputs[8], before)
+    after = discriminator.attention["8"](outputs[8])
+    torch.testing.assert_close(outputs[4], discriminator.blocks[1](after))
+    loss = InversionLoss(discriminator, real, LossConfig(method="features", features="blocks"))
+    references = [features for _, features in block_outputs(discriminator, real)]
+    pairs = zip(outputs.values(), references, strict=True)
+    expected = torch.stack([(a - b).square().mean((1, 2, 3)).sqrt() for a, b in pairs], 1)
+    torch.testing.assert_close(loss.terms(fake), expected)
+    per_head = InversionLoss(discriminator, real, LossConfig(features="blocks"))
+    assert per_head.terms(fake).shape == (2, 2 * 4)
+
+
 @pytest.mark.parametrize("method", ["saliency", "features", "pixel"])
 @pytest.mark.parametrize("norm", ["restart", "l1"])
 def test_terms_equal_their_definition_in_loops(model, method, norm):
@@ -140,7 +158,8 @@ def test_unknown_choices_and_absent_heads_and_layers_are_refused(model):
     generator, bare = networks(attention=None, init="orthogonal")
     with pytest.raises(ValueError, match="no attention layer"):
         InversionLoss(bare, picture(generator)[None], LossConfig())
-    InversionLoss(bare, picture(generator)[None], LossConfig(method="pixel"))
+    for allowed in (LossConfig(method="pixel"), LossConfig(method="features", features="blocks")):
+        InversionLoss(bare, picture(generator)[None], allowed)
 
 
 # ---- the optimiser ----
