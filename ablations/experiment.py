@@ -13,9 +13,6 @@ from ablations.rows import Row
 from sagan_base.config import ModelConfig, RunConfig, TrainConfig
 from sagan_base.data import ImageData
 
-# What Radford et al. (arXiv:1511.06434) trained with; they are part of what a DCGAN is.
-DCGAN_RECIPE = {"generator_lr": 2e-4, "discriminator_lr": 2e-4, "betas": (0.5, 0.999)}
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -66,6 +63,7 @@ class Experiment:
             image_channels=image_channels or preset.image_channels,
             generator_attention=generator_sides,
             discriminator_attention=discriminator_sides,
+            residual=not self.row.dcgan,
             attention=self.row.attention,
         )
 
@@ -73,8 +71,6 @@ class Experiment:
         """Everything ``train`` needs; without data, as for the preset's own."""
         setting, preset = self.setting, self.setting.preset
         recipe = preset.recipe(self.row.recipe or setting.recipe)
-        if self.row.dcgan:
-            recipe = replace(recipe, name=f"{recipe.name}, DCGAN rates", **DCGAN_RECIPE)
         training = TrainConfig(
             steps=setting.steps,
             seed=self.seed,

@@ -34,7 +34,7 @@ class Row:
         attention: None for a network without attention.
         attention_scale: the attention sits at this many times the preset's side, where such a map exists.
         recipe: name in ``sagan_base.config.RECIPES``; None takes the one the command asked for.
-        dcgan: replaces both networks by those of dcgan.py, with that paper's learning rates.
+        dcgan: both networks have a DCGAN's plain blocks; the rest of the recipe stays, so only the network differs.
         same_size_as: the row whose parameter count must be equal, because the comparison claims so.
         dense_row: the row that differences are taken to.
         found: what was found before, and by whom.

@@ -11,6 +11,7 @@ is rebuilt from the folders, so results of several machines merge by copying fol
 
 import argparse
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,9 +174,10 @@ def load(asked: Request, place: Processes) -> ImageData:
 
 
 def check(asked: Request, data: ImageData) -> None:
-    """Everything that can be refused before the first step.
+    """Everything that can be refused before the first step, now that the data is known.
 
     Raises:
+        OSError: --out cannot be a folder.
         ValueError: networks that cannot be built, unequal sizes where the paper compares equal ones, features that
             cannot be had, or folders that hold something else.
     """
@@ -188,6 +190,7 @@ def check(asked: Request, data: ImageData) -> None:
         raise ValueError(f"{data.name} has one class, so there is no classifier; give --features efficientnet")
     runs = asked.experiments
     require_equal_sizes(runs, data)
+    asked.out.mkdir(parents=True, exist_ok=True)
     for run in runs:
         config = run.config(data)
         check_data(config, data)
@@ -259,12 +262,14 @@ def main(argv: list[str] | None = None) -> int:
         if options.dry_run:
             print(plan(asked.experiments, asked.out))
             return 0
-    with processes(options.device) as place:
+    with ExitStack() as stack:
         with usage_errors():
+            require_equal_sizes(asked.experiments)
+            place = stack.enter_context(processes(options.device))
             data = load(asked, place)
-            if place.is_first:
-                print(data.describe(), flush=True)
             check(asked, data)
+        if place.is_first:
+            print(data.describe(), flush=True)
         try:
             return run_all(asked, data, place)
         except TrainingInterrupted as stop:

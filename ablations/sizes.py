@@ -16,7 +16,16 @@ def parameter_counts(config: RunConfig) -> tuple[int, int]:
     Raises:
         ValueError: the networks cannot be built, such as heads that do not divide the channels.
     """
-    return tuple(sum(p.numel() for p in network.parameters()) for network in build_networks(config))
+    try:
+        networks = build_networks(config)
+    except ValueError as error:
+        attention = config.model.attention
+        if attention is None or "num_heads" not in str(error):
+            raise
+        raise ValueError(
+            f"{attention.num_heads} heads do not fit {attention.pattern!r} in this network ({error})"
+        ) from None
+    return tuple(sum(p.numel() for p in network.parameters()) for network in networks)
 
 
 def require_equal_sizes(runs: list[Experiment], data: ImageData | None = None) -> None:

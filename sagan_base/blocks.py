@@ -115,5 +115,45 @@ class DiscriminatorBlock(nn.Module):
         return hidden + self.shortcut(x)
 
 
+class PlainGeneratorBlock(nn.Module):
+    """A DCGAN's doubling of height and width: norm, ReLU, 4x4 transposed convolution, not spectrally normalised.
+
+    Shape:
+        [batch, in_channels, h, w] and labels [batch] -> [batch, out_channels, 2 h, 2 w].
+    Reference: Radford et al., arXiv:1511.06434, with the conditional norm of the residual network.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, num_classes: int, numerics: NumericsConfig) -> None:
+        super().__init__()
+        self.norm = BatchNorm2d(in_channels, num_classes, numerics.batch_norm_epsilon, numerics.batch_norm_decay)
+        self.conv = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
+        initialise_(self.conv.weight.data, numerics.init)
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        return self.conv(F.relu(self.norm(x, labels)))
+
+
+class PlainDiscriminatorBlock(nn.Module):
+    """A DCGAN's halving of height and width: leaky ReLU (not on an image), 4x4 convolution, spectrally normalised.
+
+    Spectral norm takes the place of DCGAN's batch norm, as in the DCGANs that SAGAN's forerunners compare with
+    (Miyato et al., arXiv:1802.05957, appendix B).
+
+    Shape:
+        [batch, in_channels, h, w] -> [batch, out_channels, h / 2, w / 2].
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, numerics: NumericsConfig, first: bool = False) -> None:
+        super().__init__()
+        self.first = first
+        layer = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1)
+        nn.init.zeros_(layer.bias)
+        self.conv = _normalised(layer, numerics, numerics.bounded_spectral_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x if self.first else F.leaky_relu(x, 0.2))
+
+
 def _double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")

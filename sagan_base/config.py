@@ -79,6 +79,7 @@ class ModelConfig:
         latent_dim: length of z, drawn from N(0, 1).
         generator_attention, discriminator_attention: sides of the feature maps that an attention layer follows;
             None means one, at min(32, R / 2), which is where the paper has it.
+        residual: False gives both networks the plain blocks of a DCGAN, to compare with.
         attention: None for a network without attention.
     """
 
@@ -90,6 +91,7 @@ class ModelConfig:
     discriminator_width: int = 64
     generator_attention: tuple[int, ...] | None = None
     discriminator_attention: tuple[int, ...] | None = None
+    residual: bool = True
     attention: AttentionConfig | None = field(default_factory=AttentionConfig)
     numerics: NumericsConfig = field(default_factory=NumericsConfig)
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sagan_base.blocks import DiscriminatorBlock, attention, embedding, linear
+from sagan_base.blocks import DiscriminatorBlock, PlainDiscriminatorBlock, attention, embedding, linear
 from sagan_base.config import ModelConfig
 from sagan_base.network import Network, model_config
 
@@ -31,13 +31,16 @@ class Discriminator(Network):
         super().__init__(config)
         numerics = config.numerics
         channels = config.image_channels
+        block = DiscriminatorBlock if config.residual else PlainDiscriminatorBlock
         self.blocks = nn.ModuleList()
         for side in config.discriminator_sides:
             in_channels, channels = channels, config.discriminator_channels(side)
-            self.blocks.append(DiscriminatorBlock(in_channels, channels, numerics, first=not self.blocks))
+            self.blocks.append(block(in_channels, channels, numerics, first=not self.blocks))
             if config.attention is not None and side in config.discriminator_attention:
                 self.attention[str(side)] = attention(channels, side, config.attention, numerics)
-        self.last_block = DiscriminatorBlock(channels, channels, numerics, halve=False)
+        self.last_block = (
+            DiscriminatorBlock(channels, channels, numerics, halve=False) if config.residual else nn.Identity()
+        )
         self.linear = linear(channels, 1, numerics)
         self.embedding = embedding(config.num_classes, channels, numerics) if config.num_classes > 1 else None
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sagan_base.batch_norm import BatchNorm2d
-from sagan_base.blocks import GeneratorBlock, attention, convolution, linear
+from sagan_base.blocks import GeneratorBlock, PlainGeneratorBlock, attention, convolution, linear
 from sagan_base.config import ModelConfig
 from sagan_base.network import Network, model_config
 
@@ -34,10 +34,11 @@ class Generator(Network):
         numerics = config.numerics
         channels = config.generator_channels(4)
         self.linear = linear(config.latent_dim, channels * 4 * 4, numerics)
+        block = GeneratorBlock if config.residual else PlainGeneratorBlock
         self.blocks = nn.ModuleList()
         for side in config.generator_sides:
             in_channels, channels = channels, config.generator_channels(side)
-            self.blocks.append(GeneratorBlock(in_channels, channels, config.num_classes, numerics))
+            self.blocks.append(block(in_channels, channels, config.num_classes, numerics))
             if config.attention is not None and side in config.generator_attention:
                 self.attention[str(side)] = attention(channels, side, config.attention, numerics)
         # Unconditional also in a conditional network, as in the paper's program.

@@ -38,6 +38,7 @@ HELP: dict[type, dict[str, str]] = {
         "discriminator_width": "channels of the discriminator's first block",
         "generator_attention": "sides of the feature maps that an attention layer follows, min(32, R/2) by default",
         "discriminator_attention": "the same in the discriminator",
+        "residual": "residual blocks; without them the networks are a DCGAN's",
     },
     AttentionConfig: {
         "pattern": "pattern of the heads: dense, fixed, ltr, rtl, ltr_rtl, strided, butterfly, ...",

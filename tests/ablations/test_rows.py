@@ -115,3 +115,10 @@ def test_one_resolution_higher_moves_attention_where_such_a_map_exists():
     assert (model.generator_attention, model.discriminator_attention) == ((32,), (16,))
     generator, discriminator = build_networks(Experiment(ROWS["ylg_higher"], SETTING, 0).config())
     assert list(generator.attention) == ["32"] and list(discriminator.attention) == ["16"]
+
+
+def test_the_dcgan_has_plain_blocks_without_attention():
+    generator, discriminator = build_networks(Experiment(ROWS["dcgan"], SETTING, 0).config())
+    names = {type(module).__name__ for network in (generator, discriminator) for module in network.modules()}
+    assert {"PlainGeneratorBlock", "PlainDiscriminatorBlock", "ConvTranspose2d"} <= names
+    assert not names & {"GeneratorBlock", "DiscriminatorBlock", "SparseAttention2d"}
