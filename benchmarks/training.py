@@ -1,0 +1,149 @@
+"""Images per second of a whole training step, sparse against dense attention, and what attention costs in it.
+
+Question: how much of a SAGAN's training time is attention, and how much of that does the sparse layer save?
+A step is one discriminator and one generator update with Adam and the moving average, on images that are in memory.
+The share of attention is measured by leaving it out: 1 - (time without attention layers) / (time with them). The cases
+take turns, one step each, so that a machine that slows down slows all of them; times are medians.
+
+    python benchmarks/training.py                                   # 32x32, a minute or two on a CPU
+    python benchmarks/training.py --resolution 128 --width 64 --batch-size 64 --precision bfloat16   # a GPU
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from sagan_base.atomic import atomic_write
+from sagan_base.cli import usage_errors
+from sagan_base.config import AttentionConfig, ModelConfig, Recipe, RunConfig, TrainConfig
+from sagan_base.data import ImageData
+from sagan_base.distributed import Processes, find_device
+from sagan_base.provenance import provenance
+from sagan_base.updates import Updates
+
+NUM_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """``backend`` as in ``ylg.sparse_attention``; None as ``attention`` is a network without such layers."""
+
+    name: str
+    attention: AttentionConfig | None
+    backend: str = "auto"
+
+
+CASES = (
+    Case("no attention", None),
+    Case("dense, 1 head (SAGAN)", AttentionConfig(pattern="dense", num_heads=1)),
+    Case("dense, 8 heads", AttentionConfig(pattern="dense", num_heads=8)),
+    Case("LTR + RTL, 8 heads (YLG)", AttentionConfig(pattern="ltr_rtl", num_heads=8)),
+    Case("LTR + RTL by masking dense", AttentionConfig(pattern="ltr_rtl", num_heads=8), backend="reference"),
+)
+
+
+def build(case: Case, options: argparse.Namespace, device: torch.device) -> Updates:
+    """Networks and optimisers of a case, and noise for images."""
+    model = ModelConfig(
+        resolution=options.resolution,
+        num_classes=NUM_CLASSES,
+        generator_width=options.width,
+        discriminator_width=options.width,
+        attention=case.attention,
+    )
+    training = TrainConfig(precision=options.precision, channels_last=options.channels_last, compile=options.compile)
+    config = RunConfig(model, Recipe(batch_size=options.batch_size), training, "noise")
+    count = 4 * options.batch_size
+    images = torch.randint(256, (count, 3, model.resolution, model.resolution), dtype=torch.uint8, device=device)
+    labels = torch.arange(count, device=device) % NUM_CLASSES
+    data = ImageData("noise", images, labels, tuple(map(str, range(NUM_CLASSES))), fingerprint="noise")
+    updates = Updates(config, Processes(0, 1, device), lambda index: data.batch(index, device), count)
+    for network in (updates.generator, updates.discriminator):
+        for layer in network.attention_layers().values():
+            layer.backend = case.backend
+    return updates
+
+
+def timed_step(updates: Updates, step: int) -> float:
+    """Seconds of one step, the device's work included."""
+    started = time.perf_counter()
+    updates.step(step)
+    if updates.place.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def measure(options: argparse.Namespace, device: torch.device) -> list[dict[str, object]]:
+    """One row per case."""
+    runs = [build(case, options, device) for case in CASES]
+    times: list[list[float]] = [[] for _ in CASES]
+    for step in tqdm(range(1, options.warmup + options.steps + 1), unit="round"):
+        for run, taken in zip(runs, times, strict=True):
+            taken.append(timed_step(run, step))
+    medians = [statistics.median(taken[options.warmup :]) for taken in times]
+    return [
+        {
+            "case": case.name,
+            "milliseconds": 1e3 * median,
+            "images_per_second": options.batch_size / median,
+            "share_of_attention": 1 - medians[0] / median,
+            "fastest_milliseconds": 1e3 * min(taken[options.warmup :]),
+            "slowest_milliseconds": 1e3 * max(taken[options.warmup :]),
+        }
+        for case, median, taken in zip(CASES, medians, times, strict=True)
+    ]
+
+
+def table(rows: Sequence[dict[str, object]]) -> str:
+    """For a terminal."""
+    lines = [f"{'attention':28}{'ms/step':>10}{'images/s':>10}{'share of attention':>20}"]
+    for row in rows:
+        lines.append(
+            f"{row['case']:28}{row['milliseconds']:10.1f}{row['images_per_second']:10.0f}"
+            f"{row['share_of_attention']:20.0%}"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--resolution", type=int, default=32, help="side of the images (default: 32)")
+    parser.add_argument("--width", type=int, default=32, help="channels of both networks' widest map (default: 32)")
+    parser.add_argument("--batch-size", type=int, default=16, help="images per update (default: 16)")
+    parser.add_argument("--steps", type=int, default=10, help="measured steps of each case (default: 10)")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before that (default: 3)")
+    parser.add_argument("--precision", default="float32", help="float32 or bfloat16 (default: float32)")
+    parser.add_argument("--channels-last", action="store_true", help="memory layout")
+    parser.add_argument("--compile", action="store_true", help="torch.compile both networks")
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument("--out", type=Path, help="write the figures, with versions and machine, to this JSON file")
+    options = parser.parse_args(argv)
+    with usage_errors():
+        if options.steps < 1 or options.warmup < 0:
+            raise ValueError(f"--steps {options.steps} --warmup {options.warmup}: measure at least one step")
+        device = find_device(options.device)
+        build(CASES[0], options, device)
+    rows = measure(options, device)
+    print(
+        f"{options.resolution}x{options.resolution}, width {options.width}, batch {options.batch_size}, "
+        f"{options.precision}, {device.type}, {torch.get_num_threads()} threads\n{table(rows)}"
+    )
+    if options.out is not None:
+        settings = {name: value for name, value in vars(options).items() if name not in ("out", "device")}
+        record = {"settings": settings, "device": device.type, "rows": rows, **provenance()}
+        with atomic_write(options.out) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        print(f"written to {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
