@@ -10,46 +10,63 @@ reference.py  dense softmax(QK^T + mask)V, for tests
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable
-from functools import cache
 
-BACKENDS = {
-    "tiles": "ylg.backends.tiles:tiles_attention",
-    "triton": "ylg.backends.triton_ops:triton_attention",
-    "flex": "ylg.backends.flex:flex_attention_backend",
-    "reference": "ylg.backends.reference:reference_attention",
-}
+TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
-@cache
+def _tiles(*arguments):
+    from ylg.backends.tiles import tiles_attention
+
+    return tiles_attention(*arguments)
+
+
+def _triton(*arguments):
+    from ylg.backends.triton_ops import triton_attention
+
+    return triton_attention(*arguments)
+
+
+def _flex(*arguments):
+    from ylg.backends.flex import flex_attention_backend
+
+    return flex_attention_backend(*arguments)
+
+
+def _reference(*arguments):
+    from ylg.backends.reference import reference_attention
+
+    return reference_attention(*arguments)
+
+
+BACKENDS: dict[str, Callable] = {"tiles": _tiles, "triton": _triton, "flex": _flex, "reference": _reference}
+
+
 def load_backend(name: str) -> Callable:
     """The function of a backend, by name."""
     if name not in BACKENDS:
         raise ValueError(f"backend={name!r} is unknown; use one of {['auto', *BACKENDS]}")
-    module, function = BACKENDS[name].split(":")
-    return getattr(importlib.import_module(module), function)
-
-
-@cache
-def triton_is_installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    return BACKENDS[name]
 
 
 def choose_backend(device_type: str) -> tuple[str, str]:
     """What ``backend="auto"`` takes on a kind of device, and the reason in words."""
     if device_type == "cuda":
-        if triton_is_installed():
+        if TRITON_INSTALLED:
             return "triton", "triton (fused kernels)"
         return "tiles", "tiles (plain torch, because triton is not installed; pip install triton for fused kernels)"
     return "tiles", "tiles (plain torch)"
 
 
-@cache
+_ANNOUNCED: set[str] = set()
+
+
 def announce(device_type: str) -> None:
     """Warns, once per process, when automatic choice gives a device less than its best backend."""
-    name, reason = choose_backend(device_type)
-    if device_type == "cuda" and name != "triton":
-        warnings.warn(f"sparse attention on {device_type} tensors runs on {reason}", RuntimeWarning, stacklevel=4)
+    if device_type != "cuda" or TRITON_INSTALLED or device_type in _ANNOUNCED:
+        return
+    _ANNOUNCED.add(device_type)
+    reason = choose_backend(device_type)[1]
+    warnings.warn(f"sparse attention on {device_type} tensors runs on {reason}", RuntimeWarning, stacklevel=4)

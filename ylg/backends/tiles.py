@@ -73,7 +73,7 @@ class _TilesAttention(torch.autograd.Function):
                 edges = (weights / total).view(-1, piece.num_scores).index_select(1, piece.edge_slot)
                 attention[some].index_copy_(1, piece.edge_cell, edges)
             log_total[some, piece.query_slots] = total.log2_().add_(most).view(-1, piece.num_query_slots)
-        out = layout.to_queries(out_tiles).view(batch, num_heads, num_queries, -1)
+        out = layout.to_queries(out_tiles).view(batch, num_heads, num_queries, values.shape[-1])
         ctx.plan, ctx.scale = plan, scale
         ctx.set_materialize_grads(False)  # no dense zeros where only one of the outputs is used
         ctx.save_for_backward(queries, keys, values, out, log_total)
@@ -95,7 +95,7 @@ class _TilesAttention(torch.autograd.Function):
         # sum over keys of probability * its gradient, per query: what the softmax takes off every gradient
         mean_rows = (d_rows * _rows(out)).sum(-1, keepdim=True)
         if d_attention is not None:
-            d_attention = d_attention.reshape(batch, -1)
+            d_attention = d_attention.flatten(1)
         dq_tiles = queries.new_empty(batch, layout.query_slots, queries.shape[-1])
         dk_tiles = queries.new_empty(batch, layout.key_slots, queries.shape[-1])
         dv_tiles = queries.new_empty(batch, layout.key_slots, values.shape[-1])
@@ -129,7 +129,7 @@ class _TilesAttention(torch.autograd.Function):
 
 def _rows(x: Tensor) -> Tensor:
     """[batch, heads, cells, dim] -> [batch, heads * cells, dim], contiguous"""
-    return x.reshape(x.shape[0], -1, x.shape[-1]).contiguous()
+    return x.flatten(1, 2).contiguous()
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -250,10 +250,11 @@ class TileLayout:
     def to_keys(self, tiles: Tensor) -> Tensor:
         """[batch, key slots, dim] -> [batch, heads * keys, dim], summed over the slots of each key"""
         batch, _, dim = tiles.shape
+        counted = self._first_of_key.numel()
         number = torch.arange(batch, device=tiles.device)[:, None]
         slots = (self._slots_by_key + number * self.key_slots).flatten()
         first = (self._first_of_key + number * self._slots_by_key.numel()).flatten()
-        return F.embedding_bag(slots, tiles.view(-1, dim), first, mode="sum").view(batch, -1, dim)
+        return F.embedding_bag(slots, tiles.view(-1, dim), first, mode="sum").view(batch, counted, dim)
 
 
 def _split(group: TileGroup) -> Iterator[TileGroup]:
@@ -307,7 +308,7 @@ def _plain(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, s
         outs.append(torch.bmm(probabilities.mT, v).reshape(batch, -1, v.shape[-1]))
         edges = probabilities.view(batch, -1).index_select(1, piece.edge_slot)
         attention = attention.index_copy(1, piece.edge_cell, edges)
-    out = layout.to_queries(torch.cat(outs, dim=1)).view(batch, num_heads, num_queries, -1)
+    out = layout.to_queries(torch.cat(outs, dim=1)).view(batch, num_heads, num_queries, values.shape[-1])
     return out, attention.view(batch, num_heads, num_queries, plan.num_keys)
 
 

@@ -1,0 +1,188 @@
+"""Plans: what the planner finds, that it loses and adds nothing, and what it refuses."""
+
+import time
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ylg import attention_plan, head_masks, sparse_head_masks
+from ylg.plan import AttentionPlan
+
+
+def dense(plan: AttentionPlan) -> torch.Tensor:
+    """The masks of a plan, entry by entry, and that every query and key slot is used as the contract says."""
+    masks = torch.zeros(plan.num_heads, plan.num_queries, plan.num_keys, dtype=torch.bool)
+    tiles_of_query = torch.zeros(plan.num_heads, plan.num_queries, dtype=torch.long)
+    for group in plan.groups:
+        assert not group.tile_mask[group.query_index < 0].any()
+        assert not group.tile_mask.mT[group.key_index < 0].any()
+        for head, m in zip(group.heads, group.mask_of_head, strict=True):
+            for tile in range(group.shape[1]):
+                queries, keys = group.query_index[m, tile], group.key_index[m, tile]
+                real = keys[keys >= 0].long()
+                assert real.unique().numel() == real.numel(), "a key twice in one tile would be counted twice"
+                for t, query in enumerate(queries.tolist()):
+                    if query >= 0:
+                        tiles_of_query[head, query] += 1
+                        masks[head, query, keys[group.tile_mask[m, tile, t]].long()] = True
+    assert (tiles_of_query == masks.any(-1)).all(), "every query with a key lies in exactly one tile"
+    return masks
+
+
+@st.composite
+def random_masks(draw):
+    heads, queries, keys = draw(st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 24)))
+    random = np.random.default_rng(draw(st.integers(0, 10**6)))
+    masks = random.random((heads, queries, keys)) < draw(st.sampled_from([0.02, 0.1, 0.5, 0.9, 1.0]))
+    if draw(st.booleans()):  # several queries share one row
+        masks = masks[:, random.integers(0, queries, queries)]
+    if heads > 1 and draw(st.booleans()):
+        masks[1] = masks[0]
+    masks[~masks.any(-1), random.integers(0, keys)] = True
+    return masks
+
+
+@settings(max_examples=60, deadline=None)
+@given(random_masks())
+def test_a_plan_holds_exactly_the_masks_it_was_made_from(masks):
+    plan = attention_plan(masks)
+    assert (dense(plan).numpy() == masks).all()
+    assert (plan.dense_masks().numpy() == masks).all()
+    assert plan.num_edges == masks.sum()
+
+
+@settings(max_examples=30, deadline=None)
+@given(random_masks())
+def test_the_transposed_plan_holds_the_transposed_masks_and_leaves_out_unattended_keys(masks):
+    assert (dense(attention_plan(masks).transposed).numpy() == masks.transpose(0, 2, 1)).all()
+
+
+@pytest.mark.parametrize("alignment", ["pool", "tile", "rows"])
+@pytest.mark.parametrize("pattern", ["ltr_rtl", "fixed", "strided", "butterfly", "dense"])
+@pytest.mark.parametrize("order", ["manhattan", "hilbert", "raster"])
+def test_patterns_under_every_order_and_alignment_are_planned_exactly(pattern, alignment, order):
+    masks = head_masks(pattern, (12, 12), (6, 6), 8, order, alignment)
+    assert torch.equal(dense(attention_plan(masks)), masks)
+
+
+def work(plan: AttentionPlan) -> tuple[float, float]:
+    """Scores computed per edge, and how often a key is gathered on average."""
+    sizes = [(len(g.heads) * g.shape[1], g.shape[2], g.shape[3]) for g in plan.groups]
+    scores, keys = sum(n * t * k for n, t, k in sizes), sum(n * k for n, _, k in sizes)
+    return scores / plan.num_edges, keys / (plan.num_heads * plan.num_keys)
+
+
+@pytest.mark.parametrize("alignment", ["pool", "tile", "rows"])
+@pytest.mark.parametrize(
+    ("pattern", "scores_per_edge", "gathers_per_key"),
+    [
+        ("ltr_rtl", 2.0, 2.1),  # own half-blocks (1.9 on average), and 16 relays + own block
+        ("strided", 1.5, 2.1),  # windows (2 on average), and residue classes
+        ("butterfly", 1.0, 1.0),
+        ("dense", 1.0, 1.0),
+    ],
+)
+def test_tiles_are_found_whatever_the_permutation_of_cells(pattern, alignment, scores_per_edge, gathers_per_key):
+    shuffled = torch.randperm(256, generator=torch.Generator().manual_seed(0))
+    for order in ("manhattan", shuffled):
+        plan = attention_plan(sparse_head_masks(pattern, (32, 32), (16, 16), 8, order, alignment))
+        scores, gathers = work(plan)
+        assert scores <= scores_per_edge
+        assert gathers <= gathers_per_key
+
+
+def test_own_blocks_become_one_tile_each():
+    plan = attention_plan(sparse_head_masks("butterfly", (32, 32), (16, 16)))
+    (group,) = plan.groups
+    assert group.shape == (2, 16, 64, 16)
+    assert group.full
+
+
+def test_a_dense_head_is_one_full_tile():
+    plan = attention_plan(torch.ones(3, 20, 7, dtype=torch.bool))
+    (group,) = plan.groups
+    assert (group.shape, group.heads, group.mask_of_head, group.full) == ((1, 1, 20, 7), (0, 1, 2), (0, 0, 0), True)
+
+
+def test_equal_heads_share_one_mask():
+    plan = attention_plan(head_masks("ltr_rtl", (16, 16)))
+    assert sorted(head for group in plan.groups for head in set(group.heads)) == list(range(8))
+    assert max(group.shape[0] for group in plan.groups) <= 4
+    assert all(len(group.heads) == 2 * group.shape[0] for group in plan.groups)
+
+
+def test_every_form_of_the_same_masks_gives_the_same_plan_object():
+    masks = head_masks("strided", (8, 8), num_heads=2)
+    sparse = [sp.csr_array(mask.numpy()) for mask in masks]
+    plan = attention_plan(masks)
+    assert attention_plan(masks.numpy()) is plan
+    assert attention_plan(sparse) is plan
+    assert attention_plan([sp.coo_array(mask) for mask in sparse]) is plan
+    assert attention_plan(sparse[::-1]) != plan
+    assert len({plan, attention_plan(masks.clone()), attention_plan(sparse[::-1])}) == 2
+
+
+def test_stored_false_entries_and_duplicates_do_not_count():
+    mask = sp.coo_array((np.array([True, True, True, False]), ([0, 0, 1, 1], [2, 2, 0, 1])), shape=(2, 3))
+    given = sp.csr_array((np.array([True, False, True]), np.array([0, 1, 2]), np.array([0, 2, 3])), shape=(2, 3))
+    assert attention_plan([mask]).num_edges == 2
+    assert attention_plan([given]).num_edges == 2
+    assert given.nnz == 3, "the caller's arrays are not touched"
+
+
+def test_a_large_grid_is_planned_from_sparse_masks_without_any_dense_array():
+    masks = sparse_head_masks("ltr_rtl", (128, 128), (64, 64))
+    start = time.process_time()
+    plan = attention_plan(masks)
+    assert time.process_time() - start < 20  # about 1 second; 64M entries if dense
+    assert sum(tensor.numel() * tensor.element_size() for tensor in plan.tensors().values()) < 8e6
+    assert plan.num_edges == sum(mask.nnz for mask in masks)
+    for mask, again in zip(masks[:2], plan.sparse_masks()[:2], strict=True):
+        assert (mask != again).nnz == 0
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (torch.ones(2, 3, 4), r"must be bool .* got float32"),
+        (np.ones((2, 3, 4), dtype=np.uint8), r"must be bool .* got uint8"),
+        (torch.ones(3, 4, dtype=torch.bool), r"got \[3, 4\]"),
+        (torch.ones(0, 3, 4, dtype=torch.bool), r"none of them 0, got \[0, 3, 4\]"),
+        ([], "non-empty list of scipy.sparse arrays"),
+        ([[True]], "non-empty list of scipy.sparse arrays"),
+        ("ltr", "got str"),
+        ([sp.csr_array(np.ones((3, 4)))], "head 0 is float64"),
+        ([sp.csr_array(np.ones((3, n), dtype=bool)) for n in (4, 5)], r"head 1 has \[3, 5\] and head 0 \[3, 4\]"),
+    ],
+)
+def test_what_is_not_a_set_of_masks_is_refused(masks, message):
+    with pytest.raises(ValueError, match=message):
+        attention_plan(masks)
+
+
+def test_a_query_without_keys_is_refused_by_head_and_index():
+    masks = torch.ones(3, 5, 4, dtype=torch.bool)
+    masks[1, 3] = False
+    for form in (masks, [sp.csr_array(mask.numpy()) for mask in masks]):
+        with pytest.raises(ValueError, match="in head 1, query 3 may attend to no key"):
+            attention_plan(form)
+
+
+def test_explain_names_tiles_work_and_the_backend_of_each_device():
+    text = attention_plan(sparse_head_masks("ltr_rtl", (32, 32), (16, 16))).explain()
+    assert "8 heads, 1024 queries, 256 keys" in text
+    assert "16 tiles of 64 queries x 16 keys" in text
+    assert "scores computed" in text and "keys gathered" in text
+    assert "backend on cpu: tiles" in text and "backend on cuda: " in text
+
+
+def test_moving_a_plan_keeps_its_content_and_is_remembered():
+    plan = attention_plan(torch.ones(1, 2, 3, dtype=torch.bool))
+    moved = plan.to("meta")
+    assert moved.device.type == "meta" and moved.groups[0].shape == plan.groups[0].shape
+    assert plan.to("meta") is moved and plan.to("cpu") is plan
+    assert moved != plan and moved.digest == plan.digest
