@@ -15,7 +15,7 @@ import numpy as np
 
 from ylg import flow_measures as measures
 from ylg.orders import Order, check_grid, grid_order, is_whole
-from ylg.reach import Masks, count_reached, sparse_steps, unreachable_pair
+from ylg.reach import Masks, count_pairs, reached, sparse_steps, unreachable_pair
 
 
 def has_full_information(masks: Masks) -> bool:
@@ -100,7 +100,7 @@ def flow_report(
         raise ValueError(f"stride={stride!r} must be between 1 and n={n}; leave it out for {math.isqrt(n)}")
     where = {} if grid is None else _report_on_grid(steps, grid, order, stride)
     row_degrees = [np.diff(step.indptr) for step in steps]
-    joined = count_reached(steps)
+    joined = count_pairs(reached(steps))
     min_paths, mean_paths, max_paths = measures.path_counts(steps)
     forward, backward = measures.half_to_half_flow(steps)
     return {

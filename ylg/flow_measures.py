@@ -10,10 +10,10 @@ from functools import reduce
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import maximum_flow
-from scipy.sparse.linalg import LinearOperator, eigs, svds
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs, svds
 from scipy.spatial import cKDTree
 
-from ylg.reach import count_reached, reached
+from ylg.reach import is_full, reached
 
 Steps = Sequence[csr_array]
 
@@ -52,7 +52,11 @@ def second_eigenvalue(steps: Steps) -> float:
     walk = _walk(steps)
     if isinstance(walk, np.ndarray):
         return float(np.sort(np.append(np.abs(np.linalg.eigvals(walk)), 0.0))[-2])
-    return float(np.abs(eigs(walk, k=2, return_eigenvectors=False, v0=_start(walk))).min())
+    try:
+        values = eigs(walk, k=2, return_eigenvectors=False, v0=_start(walk))
+    except ArpackNoConvergence:  # many eigenvalues of the same modulus, as in a cycle: slowly, then
+        values = np.linalg.eigvals(walk @ np.eye(walk.shape[0]))
+    return float(np.sort(np.abs(values))[-2])
 
 
 def _walk(steps: Steps) -> np.ndarray | LinearOperator:
@@ -138,12 +142,12 @@ def layers_until_full(layer: Steps) -> int | None:
     None where no number of layers is enough.
     """
     seen: set[bytes] = set()
-    steps = list(layer)
-    while (state := reached(steps).tobytes()) not in seen:
-        if count_reached(steps) == steps[0].shape[0] ** 2:
-            return len(steps) // len(layer)
+    bits = reached(layer)
+    while (state := bits.tobytes()) not in seen:
         seen.add(state)
-        steps += layer
+        if is_full(bits):
+            return len(seen)
+        bits = reached(layer, before=bits)
     return None
 
 

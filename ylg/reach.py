@@ -48,35 +48,46 @@ def _sparse_step(step: object, index: int) -> csr_array:
     return csr_array(step)
 
 
-def reached(steps: Sequence[csr_array]) -> np.ndarray:
-    """Which inputs reach each output: the boolean product ``M_p ... M_1``, eight inputs to a byte.
+def reached(steps: Sequence[csr_array], before: np.ndarray | None = None) -> np.ndarray:
+    """Which inputs reach each output: the boolean product ``M_p ... M_1``, as bits.
+
+    Args:
+        steps: p sparse bool [n, n].
+        before: what has been reached before ``M_1``, in the form of the result; None for each position itself.
 
     Returns:
-        uint8 [n, bytes], a whole number of 64-bit words wide; ``np.unpackbits(row, count=n)`` is the row of the
-        product.
+        uint64 [n, words]; ``np.unpackbits(row.view(np.uint8), count=n)`` is a row of the product.
     """
-    bits = _packed(steps[0])
+    bits = _packed(steps[0]) if before is None else _gathered_or(steps[0], before)
     for step in steps[1:]:
         bits = _gathered_or(step, bits)
-    return bits.view(np.uint8)
+    return bits
 
 
 def unreachable_pair(steps: Sequence[csr_array]) -> tuple[int, int] | None:
     """The first (output, input) that no path joins, or None where every input reaches every output."""
-    n = steps[0].shape[0]
-    bits = reached(steps)
-    everything = np.zeros(bits.shape[1], dtype=np.uint8)
-    everything[: (n + 7) // 8] = np.packbits(np.ones(n, dtype=bool))
-    short = np.flatnonzero((bits != everything).any(axis=1))
+    bits, n = reached(steps), steps[0].shape[0]
+    short = np.flatnonzero((bits != _all_inputs(n)).any(axis=1))
     if not short.size:
         return None
     output = int(short[0])
-    return output, int(np.flatnonzero(np.unpackbits(bits[output], count=n) == 0)[0])
+    return output, int(np.argmin(np.unpackbits(bits[output].view(np.uint8), count=n)))
 
 
-def count_reached(steps: Sequence[csr_array]) -> int:
-    """How many of the n * n (output, input) pairs are joined by a path."""
-    return int(np.unpackbits(reached(steps)).sum(dtype=np.int64))
+def is_full(bits: np.ndarray) -> bool:
+    """Whether every input is in every row of what ``reached`` gave."""
+    return bool((bits == _all_inputs(len(bits))).all())
+
+
+def count_pairs(bits: np.ndarray) -> int:
+    """How many of the n * n (output, input) pairs ``reached`` found joined by a path."""
+    return int(np.unpackbits(bits.view(np.uint8)).sum(dtype=np.int64))
+
+
+def _all_inputs(n: int) -> np.ndarray:
+    row = np.zeros(8 * -(-n // 64), dtype=np.uint8)
+    row[: (n + 7) // 8] = np.packbits(np.ones(n, dtype=bool))
+    return row.view(np.uint64)
 
 
 def _packed(step: csr_array) -> np.ndarray:

@@ -194,6 +194,13 @@ def test_spectral_measures_agree_with_dense_linear_algebra_beyond_the_size_of_de
     assert flow_measures.smallest_share(steps) == pytest.approx(144 * product.min())
 
 
+def test_a_cycle_never_mixes_and_its_report_ends(monkeypatch):
+    monkeypatch.setattr(flow_measures, "DENSE_UP_TO", 0)  # iterations do not converge on it
+    report = ylg.flow_report(torch.eye(60, dtype=torch.bool).roll(1, 0)[None])
+    assert report["second_eigenvalue"] == pytest.approx(1) == report["second_singular_value"]
+    assert report["layers_sequential"] is None and report["layers_parallel"] is None
+
+
 @pytest.mark.parametrize("n", [1, 5, 63, 64, 65, 130])
 def test_bits_agree_with_the_dense_product_however_small_the_pieces(n, monkeypatch):
     random = np.random.default_rng(n)
@@ -203,7 +210,10 @@ def test_bits_agree_with_the_dense_product_however_small_the_pieces(n, monkeypat
         expected = (step.toarray() @ expected > 0).astype(float)
     for budget in (1, 100, 1 << 20):
         monkeypatch.setattr(reach, "_BUDGET", budget)
-        assert (np.unpackbits(reach.reached(steps), axis=1, count=n) == expected).all()
+        bits = reach.reached(steps)
+        assert (np.unpackbits(bits.view(np.uint8), axis=1, count=n) == expected).all()
+        assert reach.count_pairs(bits) == expected.sum() and reach.is_full(bits) == expected.all()
+        assert (bits == reach.reached(steps[1:], before=reach.reached(steps[:1]))).all()
 
 
 def test_the_graph_carries_what_is_needed_to_draw_it():

@@ -1,5 +1,6 @@
 """Patterns: equal to their written definition, to the published masks, and to their claim of full information."""
 
+import doctest
 import math
 import os
 
@@ -278,6 +279,12 @@ def test_any_command_finds_patterns_in_the_files_that_the_environment_names(tmp_
     assert torch.equal(ylg.head_masks(["two", "one"], (4, 4)), ylg.head_masks("rtl", (4, 4)))
     with pytest.raises(ValueError, match="unknown pattern 'three'"):
         ylg.pattern("three")
+
+
+@pytest.mark.usefixtures("registry")
+def test_the_example_in_the_docstring_runs():
+    result = doctest.testmod(patterns)
+    assert result.attempted > 0 and not result.failed
 
 
 def test_what_a_caller_does_to_the_steps_does_not_reach_the_next_caller():
