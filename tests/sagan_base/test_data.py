@@ -323,10 +323,11 @@ def test_a_kept_folder_equals_the_decoded_one_and_is_opened_without_decoding(
 ):
     spec = f"folder:{colour_folder(tmp_path / 'colours')}"
     first = load_data(spec, 8, cache=tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "SMALL_FILES", 9)
+        direct = load_data(spec, 8)
     monkeypatch.setattr(decoding, "read_square", lambda *_: pytest.fail("decoded again"))
     second = load_data(spec, 8, cache=tmp_path / "cache")
-    monkeypatch.undo()
-    direct = load_data(spec, 8)
     assert (first.images == direct.images).all() and (second.images == direct.images).all()
     assert len({first.fingerprint, second.fingerprint, direct.fingerprint}) == 1
     second.images[0] = 0  # a caller's change does not reach the file
