@@ -52,9 +52,9 @@ class Preset:
         return replace(recipe, numerics=numerics, **changes)
 
 
-# 1,500 steps of batch 32. Averages with the published decays remember 1,000 steps, so they are shortened; a small
-# network bears larger learning rates. Everything else of the recipes is kept.
-SHORT = {"batch_size": 32, "generator_lr": 5e-4, "discriminator_lr": 1e-3, "ema_decay": 0.995}
+# 800 steps of batch 32. Averages with the published decays remember 1,000 steps, so they are shortened; a small
+# network bears learning rates ten and five times the paper's. Everything else of the recipes is kept.
+SHORT = {"batch_size": 32, "generator_lr": 1e-3, "discriminator_lr": 2e-3, "ema_decay": 0.99}
 DIGITS = {
     "paper": SHORT | {"batch_norm_decay": 0.98},
     "biggan": SHORT | {"ema_start": 50},
@@ -70,10 +70,10 @@ PRESETS: dict[str, Preset] = {
             "scikit-learn's handwritten digits at 32x32, attention at 16x16: minutes on 2 CPU cores",
             data="digits",
             model=ModelConfig(
-                32, image_channels=1, num_classes=10, latent_dim=64, generator_width=8, discriminator_width=8
+                32, image_channels=1, num_classes=10, latent_dim=64, generator_width=16, discriminator_width=16
             ),
-            steps=1500,
-            metrics_every=250,
+            steps=800,
+            metrics_every=100,
             curve_samples=500,
             final_samples=1000,
             checkpoint_every=100,
