@@ -60,18 +60,13 @@ class Measurement:
 def run_experiment(
     experiment: Experiment, data: ImageData, out: Path, measure: Measurement, place: Processes, progress: bool = True
 ) -> Record | None:
-    """Finish this run and return its record, in process 0; the others train along and return None.
-
-    A run that is finished is returned as it is.
+    """Train and measure, and return the record in process 0; the others train along and return None.
 
     Raises:
         ValueError: the folder holds another run.
         TrainingStopped, TrainingInterrupted: as ``train``.
     """
     folder, config = out / experiment.name, experiment.config(data)
-    record = place.from_first(read_record(folder) if place.is_first else None)
-    if record is not None and record.config_hash == config.config_hash():
-        return record
     preset = experiment.setting.preset
     initial = _initial_metrics(config, data, folder, measure, preset.final_samples, place, progress)
     result = train(
@@ -89,6 +84,14 @@ def run_experiment(
     record = _measured(experiment, config, data, folder, measure, result, initial, progress)
     write_record(record)
     return record
+
+
+def finished(experiment: Experiment, data: ImageData, out: Path, place: Processes) -> Record | None:
+    """The record of this very run where it is finished, else None; the same in every process."""
+    record = read_record(out / experiment.name) if place.is_first else None
+    if record is not None and record.config_hash != experiment.config(data).config_hash():
+        record = None  # the same run with fewer steps: it goes on
+    return place.from_first(record)
 
 
 def _initial_metrics(

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.execute import Measurement, run_experiment
+from ablations.execute import Measurement, finished, run_experiment
 from ablations.experiment import Experiment, Setting, experiments
 from ablations.presets import PRESETS, find_preset
 from ablations.records import Record, read_records, require_runs_belong
@@ -206,6 +206,9 @@ def run_all(asked: Request, data: ImageData, place: Processes) -> int:
     for number, run in enumerate(runs, 1):
         say = print if place.is_first else (lambda *_, **__: None)
         say(f"\n[{number}/{len(runs)}] {run.row.title}, seed {run.seed}: {run.row.question}", flush=True)
+        if finished(run, data, asked.out, place):
+            say(f"  finished before: {asked.out / run.name}")
+            continue
         try:
             record = run_experiment(run, data, asked.out, asked.measurement, place)
         except TrainingStopped as error:
@@ -214,15 +217,22 @@ def run_all(asked: Request, data: ImageData, place: Processes) -> int:
             continue
         if record is not None:
             say(result_text(record))
-            records, unfinished = read_records(asked.out)
-            write_table(records, unfinished, asked.out)
+            tabulate(asked.out)
     if place.is_first:
         finish(asked, failed)
     return 1 if failed else 0
 
 
+def tabulate(out: Path) -> list[Record]:
+    """Rebuild the table from all run folders, whoever made them."""
+    records, unfinished = read_records(out)
+    if records:
+        write_table(records, unfinished, out)
+    return records
+
+
 def finish(asked: Request, failed: list[str]) -> None:
-    records, _ = read_records(asked.out)
+    records = tabulate(asked.out)
     if records:
         print(f"\n{brief(records)}\n\nwritten: {asked.out / 'table.csv'}, {asked.out / 'table.md'}")
         print(f"report:  python ablations/report.py {asked.out}")
