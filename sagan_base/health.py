@@ -1,12 +1,15 @@
 """When to stop a run that can no longer learn: losses that are not finite, or a discriminator that has collapsed.
 
-With the hinge loss a discriminator whose loss stays at 0 puts every real and every generated image beyond the margin:
-it gets no gradient any more, and what it tells the generator no longer depends on the images' quality.
+A discriminator collapses in two ways. With the hinge loss at 0 every real and every generated image lies beyond the
+margin: it gets no gradient any more, and what it tells the generator no longer depends on the images' quality. With
+the same answer to real and generated images it tells the generator nothing at all. Both happen for a while in runs
+that recover, so only a long time of it counts.
 """
 
 import math
 
-COLLAPSED_LOSS = 1e-3  # mean over a log window; a balanced run lies between 0.5 and 2
+COLLAPSED_LOSS = 1e-3  # mean of a log window; a balanced run lies between 0.5 and 2
+COLLAPSED_DIFFERENCE = 1e-4  # between the mean logits of real and of generated images
 COLLAPSED_STEPS = 500
 COLLAPSED_WINDOWS = 10  # at least so many windows in a row, however long they are
 
@@ -21,16 +24,17 @@ class Health:
     """Watches the averages of each log window.
 
     Attributes:
-        saturated_since: the step before the present run of windows without discriminator loss, or None.
+        collapsed_since: the step before the present row of windows that look collapsed, or None.
+        windows: how many those are.
     """
 
-    def __init__(self, saturated_since: int | None = None, windows: int = 0) -> None:
-        self.saturated_since = saturated_since
+    def __init__(self, collapsed_since: int | None = None, windows: int = 0) -> None:
+        self.collapsed_since = collapsed_since
         self.windows = windows
 
     def state(self) -> dict[str, int | None]:
         """What a checkpoint keeps: the arguments of the constructor."""
-        return {"saturated_since": self.saturated_since, "windows": self.windows}
+        return {"collapsed_since": self.collapsed_since, "windows": self.windows}
 
     def problem(self, start: int, step: int, averages: dict[str, float]) -> str | None:
         """Judge the window of steps ``start`` + 1 ... ``step``: None, or what is wrong and the remedy."""
@@ -41,16 +45,27 @@ class Health:
                 f"the losses are no longer finite between steps {start + 1} and {step} ({shown}). Lower the learning "
                 "rates (--generator-lr, --discriminator-lr) or use --precision float32, with another --out"
             )
-        if averages["discriminator_loss"] > COLLAPSED_LOSS:
-            self.saturated_since, self.windows = None, 0
+        sign = _sign_of_collapse(averages)
+        if sign is None:
+            self.collapsed_since, self.windows = None, 0
             return None
-        if self.saturated_since is None:
-            self.saturated_since = start
+        if self.collapsed_since is None:
+            self.collapsed_since = start
         self.windows += 1
-        if self.windows < COLLAPSED_WINDOWS or step - self.saturated_since < COLLAPSED_STEPS:
+        if self.windows < COLLAPSED_WINDOWS or step - self.collapsed_since < COLLAPSED_STEPS:
             return None
+        return f"the discriminator has collapsed: since step {self.collapsed_since} {sign}, with another --out"
+
+
+def _sign_of_collapse(averages: dict[str, float]) -> str | None:
+    if averages["discriminator_loss"] < COLLAPSED_LOSS:
         return (
-            f"the discriminator has collapsed: its hinge loss has stayed below {COLLAPSED_LOSS:g} since step "
-            f"{self.saturated_since}, so that the generator learns nothing from it any more. Lower --discriminator-lr, "
-            "raise --batch-size or give more data, with another --out"
+            f"its hinge loss has stayed below {COLLAPSED_LOSS:g}, so that the generator learns nothing from it. Lower "
+            "--discriminator-lr, raise --batch-size or give more data"
         )
+    if abs(averages["discriminator_real"] - averages["discriminator_fake"]) < COLLAPSED_DIFFERENCE:
+        return (
+            "it has given real and generated images the same logits, so that the generator learns nothing from it. "
+            "Lower both learning rates or raise --discriminator-steps"
+        )
+    return None

@@ -273,8 +273,9 @@ class TrainingRun:
                 f"weights are no longer finite at step {self.step}. Lower the learning rates (--generator-lr, "
                 "--discriminator-lr) or use --precision float32, with another --out"
             )
-        if self.health.saturated_since is None:
+        if self.health.collapsed_since is None:
             self.last_good = path
+        window = self.place.mean(self.window)
         if self.place.is_first and self.saved_step != self.step:
             info = {
                 "step": self.step,
@@ -287,7 +288,7 @@ class TrainingRun:
                 "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
                 "provenance": self.provenance,
             }
-            write_checkpoint(path, {**self.updates.state(), "window.sums": self.window}, self.config, info)
+            write_checkpoint(path, {**self.updates.state(), "window.sums": window}, self.config, info)
             remove_old_checkpoints(self.folder, self.config.training.keep_checkpoints, self.last_good)
         self.saved_step = self.step
         return path

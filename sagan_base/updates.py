@@ -60,6 +60,8 @@ class Updates:
         if training.compile:  # in place, so that names, state and the classes stay the same
             self.generator.compile()
             self.discriminator.compile()
+        if place.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # shapes never change, so the search for the fastest kernel pays
         self._parallel_generator = _parallel(self.generator, place)
         self._parallel_discriminator = _parallel(self.discriminator, place)
         self._discriminator_parameters = list(self.discriminator.parameters())
