@@ -42,7 +42,8 @@ def overlaid(groups: dict[str, list[Record]], panels: dict[str, CurveOf], log: b
         for (title, records), colour in zip(groups.items(), _cycle(COLOURS), strict=False):
             _draw(axis, [curve_of(record) for record in records], colour, title)
         _finish(axis, label, log and label.startswith("F"))
-    axes[0].legend(fontsize=8, frameon=False)
+    if axes[0].get_legend_handles_labels()[0]:
+        axes[0].legend(fontsize=8, frameon=False)
     return _svg(figure)
 
 

@@ -63,6 +63,9 @@ def canned_run(tmp_path: Path) -> Canned:
         record.folder.mkdir(parents=True)
         (record.folder / "config.json").write_text("{}")
         lines = [{"step": step, DISTANCE: value, SCORE: 5.0} for step, value in curve]
+        if record.attention_gains:
+            gain = {"gain/generator.attention.16": 0.1, "gain/discriminator.attention.16": -0.2}
+            lines += [{"step": step} | gain for step, _ in curve]
         (record.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         Image.new("L", (40, 20), 128).save(record.folder / "samples.png")
         if samples is not None:

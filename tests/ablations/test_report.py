@@ -1,0 +1,154 @@
+"""The report of canned runs: its tables against the runs, and the page as a browser without network shows it."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ablations.report import BEGIN, END, main
+
+DISTANCE = "FD (digits classifier)"
+
+
+@pytest.fixture
+def ablation(canned_run, tmp_path):
+    """Three seeds: YLG clearly lower than SAGAN, YLG without ESA no different; and butterfly, which lacks a seed."""
+    for seed in range(3):
+        base = np.random.default_rng(seed).standard_normal((200, 5))
+        for row, shift in (("sagan", 1.0), ("ylg", 0.4), ("ylg_no_esa", 1.0), ("ylg_butterfly", 1.1)):
+            if row == "ylg_butterfly" and seed == 2:
+                continue
+            own = np.random.default_rng([seed, len(row)]).standard_normal((200, 5))
+            distance = 5 * shift**2 + 0.1 * np.random.default_rng([seed, len(row), 1]).standard_normal()
+            curve = tuple((step, distance * (1 + 1000 / step)) for step in (250, 500, 750, 1000))
+            canned_run(row, seed, distance, curve=curve, samples=0.9 * base + 0.4 * own + shift)
+    return tmp_path
+
+
+@pytest.fixture
+def report(ablation, tmp_path, capsys):
+    out = tmp_path / "report"
+    assert main([str(ablation), "--out", str(out), "--resamples", "200"]) == 0
+    return out
+
+
+def test_a_difference_inside_its_interval_is_said_to_be_so(report):
+    lines = pd.read_csv(report / "report.csv").set_index("row")
+    assert lines.loc["ylg", "verdict"] == "lower"
+    assert lines.loc["ylg_no_esa", "verdict"] == "no difference shown"
+    assert lines.loc["ylg_no_esa", "difference low"] < 0 < lines.loc["ylg_no_esa", "difference high"]
+    assert pd.isna(lines.loc["sagan", "difference"])
+    page = (report / "report.html").read_text()
+    assert "YLG, no ESA: no difference to SAGAN is shown" in page
+    assert f"YLG-SAGAN: lower {DISTANCE} than SAGAN" in page
+
+
+def test_markdown_latex_and_page_show_the_same_text(report):
+    markdown = (report / "report.md").read_text()
+    cells = next(line for line in markdown.splitlines() if line.startswith("| YLG-SAGAN ")).strip("| ").split("|")
+    cells = [cell.strip() for cell in cells]
+    page, latex = (report / "report.html").read_text(), (report / "report.tex").read_text()
+    assert all(f">{cell}</td>" in page for cell in cells)
+    line = next(line for line in latex.splitlines() if line.startswith("YLG-SAGAN &"))
+    for cell in cells[:8]:
+        assert cell.replace("±", r"$\pm$") in line
+    assert latex.count("{") == latex.count("}")
+    assert r"15.94" in line and line.endswith(r"\\")
+
+
+def test_the_csv_is_readable_without_pandas_and_counts_the_seeds(report):
+    with (report / "report.csv").open() as file:
+        lines = {line["row"]: line for line in csv.DictReader(file)}
+    assert {name: line["n"] for name, line in lines.items()} == {
+        "sagan": "3", "ylg": "3", "ylg_no_esa": "3", "ylg_butterfly": "2",
+    }  # fmt: skip
+
+
+def test_the_page_needs_no_file_beside_it_and_no_network(report):
+    page = (report / "report.html").read_text()
+    references = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]+)""", page)
+    assert references and all(ref.startswith(("data:image/png;base64,", "#")) for ref in references)
+    assert len(page.encode()) < 3_000_000
+
+
+def test_the_report_is_made_again_from_collected_small_files(ablation, report, tmp_path, capsys):
+    small = tmp_path / "small"
+    assert main([str(ablation), "--collect", str(small)]) == 0
+    assert main([str(small), "--resamples", "200"]) == 0
+    for name in ("report.csv", "report.md", "report.tex", "report.html"):
+        assert (small / name).read_bytes() == (report / name).read_bytes()
+
+
+def test_the_readme_section_is_replaced_and_nothing_else(ablation, report, tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Title\n\n{BEGIN}\nold figures\n{END}\n\nThe end.\n")
+    assert main([str(ablation), "--out", str(report), "--resamples", "200", "--readme", str(readme)]) == 0
+    text = readme.read_text()
+    assert text.startswith(f"# Title\n\n{BEGIN}\n") and text.endswith(f"{END}\n\nThe end.\n")
+    assert "old figures" not in text and "| YLG-SAGAN" in text
+    assert "2 cores of Test CPU" in text and "not the paper's FID" in text and "hours of training" in text
+    assert main([str(ablation), "--out", str(report), "--resamples", "200", "--readme", str(readme)]) == 0
+    assert readme.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["{}/nowhere"], "nowhere is no folder; give the --out of ablations/run.py"),
+        (["{}/empty"], "holds no finished run"),
+        (["{}", "--baseline", "sagn"], "no row is called 'sagn'; the rows are"),
+        (["{}", "--resamples", "5"], "--resamples 5 is too few"),
+        (["{}", "--readme", "{}/plain.md"], "must hold the lines"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(canned_run, tmp_path, capsys, options, words):
+    canned_run("sagan")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "plain.md").write_text("no markers\n")
+    with pytest.raises(SystemExit) as stop:
+        main([option.replace("{}", str(tmp_path)) for option in options])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and words in said and said.count("\n") == 1
+
+
+PROBE = """
+<script>
+addEventListener("load", () => {
+  const images = [...document.images];
+  document.body.insertAdjacentHTML("beforeend", "<pre id=probe>" + JSON.stringify({
+    images: images.length,
+    loaded: images.filter(image => image.complete && image.naturalWidth > 0).length,
+    plots: [...document.querySelectorAll(".plot svg")].map(svg => svg.getBoundingClientRect().height > 100),
+    text: [...document.querySelectorAll("#result ~ .scroll td:first-child")].map(cell => cell.textContent).slice(0, 4),
+    overflow: document.documentElement.scrollWidth > innerWidth,
+  }) + "</pre>");
+});
+</script>
+"""
+
+
+def test_a_browser_without_network_shows_all_text_and_images(report, tmp_path):
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no chromium here to open the page with")
+    page = tmp_path / "probe.html"
+    page.write_text((report / "report.html").read_text().replace("</body>", PROBE + "</body>"))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    command += ["--window-size=1000,800", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=5000"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=os.environ | {"HOME": str(tmp_path)}
+    )
+    found = re.search(r"<pre id=\"probe\">(.*?)</pre>", shown.stdout)
+    assert found, shown.stderr[-2000:]
+    probe = json.loads(found.group(1))
+    assert probe["images"] == probe["loaded"] > 10
+    assert probe["plots"] == [True] * 3
+    assert probe["text"] == ["SAGAN", "YLG-SAGAN", "YLG, no ESA", "YLG, butterfly"]
+    assert not probe["overflow"]
