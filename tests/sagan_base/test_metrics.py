@@ -328,6 +328,10 @@ def test_efficientnet_knows_a_palace_and_a_daisy(digits: ImageData, tmp_path: Pa
     with torch.no_grad():
         features, logits = extractor(images)
     assert features.shape == (2, 1280) and logits.argmax(1).tolist() == [698, 985]  # ImageNet's palace and daisy
+    crops = images[:, :, 100:324, 100:324]  # at the network's own size only the normalisation is left
+    with torch.no_grad():
+        expected = extractor.network((crops.float() - 127) / 128)
+        assert torch.allclose(extractor(crops)[1], expected, atol=1e-3)
 
 
 def test_inception_weights_come_from_a_file_and_give_torch_fidelitys_features(
@@ -387,6 +391,9 @@ def test_the_support_vector_machine_tells_right_classes_from_wrong_ones(digits: 
     test = load_data("digits", 16, split="test")
     assert class_accuracy(Replay(test), digits, num_samples=100) >= 0.95
     assert class_accuracy(Replay(test, shift=1), digits, num_samples=100) <= 0.05
+    only_zeros = Replay(test)
+    only_zeros.forward = lambda z, labels: Replay.forward(only_zeros, z, torch.zeros_like(labels))
+    assert class_accuracy(only_zeros, digits, num_samples=100) == pytest.approx(0.1, abs=0.02)
     assert svm_accuracy(train_svm(digits), test) >= 0.97
 
 
