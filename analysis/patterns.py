@@ -2,7 +2,7 @@
 
 Writes PNG and SVG pictures, comparison.csv and one self-contained page, index.html, into a folder. Patterns are named
 as everywhere (ltr, strided, butterfly3, ltr_rtl, ...); names joined by commas share the heads (ltr,dense). A pattern
-of your own takes part once a file registers it:
+of your own takes part once a file registers it, here by --patterns-from, in every command by YLG_PATTERNS=FILE.py:
 
     # my_patterns.py
     import ylg
@@ -12,6 +12,7 @@ Examples:
 
     python analysis/patterns.py                                   # the paper's patterns on a 16x16 grid
     python analysis/patterns.py --pattern ltr mine --patterns-from my_patterns.py --grid 12x20 --order hilbert
+    YLG_PATTERNS=my_patterns.py python ablations/run.py --pattern mine --esa
     python analysis/patterns.py --overview docs/masks             # only the picture of the README
 """
 

@@ -123,10 +123,7 @@ def _parts(pattern: HeadPattern) -> Pattern | Sequence[HeadPattern]:
         if not pattern:
             raise ValueError("the list of patterns is empty; name at least one")
         return pattern
-    try:
-        return find_pattern(pattern)
-    except ValueError as error:
-        raise ValueError(f"{error}; over heads also {', '.join(LAYOUTS)}, or a list of these") from None
+    return find_pattern(pattern)
 
 
 def aligned_rows(query_grid: Grid, key_grid: Grid, alignment: str) -> np.ndarray:

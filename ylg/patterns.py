@@ -75,9 +75,12 @@ def pattern(name: str | Pattern) -> Pattern:
             return butterfly(int(digits[1]))
         if _load_users_files() and name in _REGISTRY:
             return _REGISTRY[name]
+        if name in _RESERVED:
+            raise ValueError(f"{name!r} is a layout over heads, for head_masks, and has no steps of its own")
     raise ValueError(
-        f"unknown pattern {name!r}; use one of {', '.join(pattern_names())}, butterfly3, butterfly4, ..., "
-        f"or register your own with ylg.register_pattern, for commands in a file that {PATTERN_FILES} names"
+        f"unknown pattern {name!r}; use one of {', '.join(pattern_names())}, butterfly3, butterfly4, ..., over heads "
+        f"also {', '.join(_RESERVED)} or a list; or register your own with ylg.register_pattern, for commands in a "
+        f"file that {PATTERN_FILES} names"
     )
 
 

@@ -163,7 +163,10 @@ def test_heads_that_do_not_divide_among_the_steps_are_refused(num_heads):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (dict(pattern="lrt"), "unknown pattern 'lrt'; use one of dense, .*over heads also none, ltr_rtl"),
+        (
+            dict(pattern="lrt"),
+            "unknown pattern 'lrt'; use one of dense, .*over heads also none, ltr_rtl, ltr_rtl_original or a list",
+        ),
         (dict(pattern=[]), "list of patterns is empty"),
         (dict(pattern=["ltr", 5]), "unknown pattern 5"),
         (
@@ -188,5 +191,5 @@ def test_bad_input_is_refused_by_value_and_remedy(function, arguments, words):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_is_not_the_name_of_a_pattern(layout):
-    with pytest.raises(ValueError, match="unknown pattern"):
+    with pytest.raises(ValueError, match=f"'{layout}' is a layout over heads"):
         ylg.pattern(layout)
