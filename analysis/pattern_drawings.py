@@ -50,7 +50,7 @@ def save(figure: Figure, stem: Path, dpi: int = 160) -> str:
         with atomic_write(stem.with_suffix(".png")) as path:
             figure.savefig(path, dpi=dpi, facecolor=figure.get_facecolor())
         text = io.StringIO()
-        figure.savefig(text, format="svg", facecolor=figure.get_facecolor(), metadata={"Date": None})
+        figure.savefig(text, format="svg", dpi=dpi, facecolor=figure.get_facecolor(), metadata={"Date": None})
     with atomic_write(stem.with_suffix(".svg")) as path:
         path.write_text(text.getvalue(), encoding="utf-8")
     return text.getvalue()
@@ -84,9 +84,10 @@ def draw_masks(axes: Axes, steps: Sequence[csr_array], stride: int) -> None:
         picture[rows, columns] = to_rgb(colour_of(number))
         times[rows, columns] += 1
     picture[times > 1] = to_rgb(INK)
-    axes.imshow(picture, interpolation="none", extent=(0, n, n, 0))
+    # A picture of more entries than dots must average them, or single columns would vanish.
+    axes.imshow(picture, interpolation="none" if n <= 300 else "antialiased", extent=(0, n, n, 0))
     lines = np.arange(1, n) if n <= 64 else np.empty(0)
-    blocks = np.arange(stride, n, stride) if n // stride <= 64 else np.empty(0)
+    blocks = np.arange(stride, n, stride) if n <= 300 else np.empty(0)
     for places, width in ((lines, 0.3), (blocks, 0.7)):
         axes.hlines(places, 0, n, color=LINE, linewidth=width)
         axes.vlines(places, 0, n, color=LINE, linewidth=width)

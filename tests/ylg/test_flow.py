@@ -132,6 +132,12 @@ def test_the_report_reproduces_the_figures_known_for_256_positions(name):
     assert report["full_information"] == (KNOWN[name][1] == 0)
 
 
+def test_ltr_and_rtl_as_heads_of_one_layer_join_18_percent_of_256_squared_pairs_and_all_in_two_layers():
+    heads = torch.cat([ylg.step_masks("rtl", 256), ylg.step_masks("ltr", 256)])
+    assert ylg.flow_report(heads)["layers_parallel"] == 2
+    assert heads.any(0).double().mean() == pytest.approx(0.18, abs=0.005)
+
+
 # 16x16 grid, blocks of 16: mean distance inside a block, neighbours together, mean and largest relay distance of ltr.
 ON_THE_GRID = {
     "raster": (5.67, 0.50, 7.50, 15.0),
