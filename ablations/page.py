@@ -68,10 +68,10 @@ def verdict_sentences(groups: dict[str, list[Record]], compared: dict[str, tuple
     for name, (other, difference) in compared.items():
         title, dense = groups[name][0].title, groups[other][0].title
         key = groups[name][0].distance_key
-        interval = f"{difference.estimate:+.2f}, 95% interval {difference.low:+.2f} to {difference.high:+.2f}"
+        interval = f"{difference.estimate:+.3g}, 95% interval {difference.low:+.3g} to {difference.high:+.3g}"
         seeds = f"{difference.seeds} seed{'s' * (difference.seeds > 1)}"
         if difference.verdict == "no interval":
-            sentences.append(f"{title}: {difference.estimate:+.2f} to {dense} in {key} on one seed; no interval.")
+            sentences.append(f"{title}: {difference.estimate:+.3g} to {dense} in {key} on one seed; no interval.")
         elif difference.verdict == "no difference shown":
             sentences.append(f"{title}: no difference to {dense} is shown in {key} ({interval}; {seeds}).")
         else:

@@ -154,7 +154,7 @@ def default_out(setting: Setting) -> Path:
     preset, parts = setting.preset, ["ablation"]
     parts += [preset.name] * (preset is not usual)
     parts += [setting.recipe] * (setting.recipe != "paper")
-    parts += [Path(setting.data.partition(":")[2]).name or setting.data] * (setting.data != preset.data)
+    parts += ["on", Path(setting.data.partition(":")[2]).name or setting.data] * (setting.data != preset.data)
     parts += [f"{setting.steps}-steps"] * (setting.steps != preset.steps)
     parts += list(setting.features) * (setting.features != (preset.features,))
     return Path("runs") / "-".join(parts)
@@ -163,8 +163,6 @@ def default_out(setting: Setting) -> Path:
 def load(asked: Request, place: Processes) -> ImageData:
     """The images; under torchrun the first process decodes and caches them before the others read."""
     preset = asked.setting.preset
-    if asked.setting.data == "imagenet":
-        raise ValueError(f"preset {preset.name} needs the images; give --data imagenet:PATH (the folder with train/)")
     if not place.is_first:
         place.wait()
     data = load_data(asked.setting.data, preset.model.resolution)
@@ -274,6 +272,8 @@ def main(argv: list[str] | None = None) -> int:
             return 0
     with ExitStack() as stack:
         with usage_errors():
+            if asked.setting.data == "imagenet":
+                raise ValueError(f"preset {options.preset} needs images; give --data imagenet:PATH (it holds train/)")
             require_equal_sizes(asked.experiments)
             place = stack.enter_context(processes(options.device))
             data = load(asked, place)

@@ -114,14 +114,14 @@ def readable(summary: pd.DataFrame, distance_key: str, score_key: str) -> pd.Dat
     lines = []
     for _, line in summary.iterrows():
         compared = line["compared with"]
+        elsewhere = isinstance(compared, str) and compared != summary["title"].iloc[0]
         lines.append(
             {
                 "row": line["title"],
                 "n": cell(line["n"]),
                 distance_key: spread(line, distance_key),
-                "best": f"{spread(line, f'best {distance_key}')} @ {cell(float(line['median step of best']))}",
-                "difference to dense, 95% interval": difference(line)
-                + (f" (to {compared})" if compared and compared != summary["title"].iloc[0] else ""),
+                "best @ step": f"{spread(line, f'best {distance_key}')} @ {cell(float(line['median step of best']))}",
+                "difference to dense, 95% interval": difference(line) + f" (to {compared})" * elsewhere,
                 score_key: spread(line, score_key),
                 "class accuracy": spread(line, "class accuracy (SVM)"),
                 "paper FID": line["paper FID"],

@@ -1,0 +1,119 @@
+"""The command line: what it makes of its options, and what it refuses in one line before any work."""
+
+import pytest
+
+from ablations import run
+from ablations.presets import PRESETS
+from ablations.rows import EXTENDED_ROWS, PAPER_ROWS, ROWS
+
+
+def asked(*options: str) -> run.Request:
+    return run.request(run.parser().parse_args(options))
+
+
+def test_the_readmes_command_is_exactly_the_papers_ylg_row_on_digits():
+    request = asked("--pattern", "ltr_rtl", "--esa")
+    assert request.rows == (ROWS["ylg"],) and request.seeds == (0,)
+    assert request.setting.preset is PRESETS["digits"] and request.setting.recipe == "paper"
+    assert str(request.out) == "runs/ablation"
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ("--pattern dense --heads 1", "sagan"),
+        ("--pattern dense", "sagan_8"),
+        ("--pattern dense --esa", "sagan_8"),
+        ("--pattern ltr_rtl", "ylg_no_esa"),
+        ("--pattern ltr_rtl --order manhattan", "ylg"),
+        ("--pattern ltr_rtl --order hilbert", "ylg_hilbert"),
+        ("--pattern strided_original --esa", "ylg_strided"),
+        ("--pattern strided --esa", "ylg_strided_repaired"),
+        ("--pattern ltr_rtl --esa --alignment pool", "ylg_pool"),
+        ("--pattern ltr_rtl --esa --mode sequential", "ylg_sequential"),
+    ],
+)
+def test_options_that_describe_a_row_are_that_row(options, name):
+    assert asked(*options.split()).rows == (ROWS[name],)
+
+
+def test_all_is_the_papers_table_and_extended_adds_the_rest():
+    assert asked("--all").rows == PAPER_ROWS
+    assert asked("--all", "--extended").rows == asked("--extended").rows == PAPER_ROWS + EXTENDED_ROWS
+    assert asked("--rows", "ylg", "sagan", "ylg").rows == (ROWS["ylg"], ROWS["sagan"])
+
+
+def test_seeds_counts_from_zero_and_every_row_runs_before_the_next_seed():
+    request = asked("--rows", "sagan", "ylg", "--seeds", "2")
+    assert [run.name for run in request.experiments] == ["sagan-seed0", "ylg-seed0", "sagan-seed1", "ylg-seed1"]
+    assert asked("--all", "--seed", "7").seeds == (7,)
+
+
+def test_settings_that_differ_have_folders_that_differ(tmp_path):
+    options = ["", "--steps 50", "--recipe biggan", "--preset cifar10", f"--data folder:{tmp_path}", "--data cifar10"]
+    options += ["--features efficientnet", "--steps 50 --recipe biggan"]
+    folders = [asked("--all", *text.split()).out for text in options]
+    assert len(set(folders)) == len(options)
+    assert str(asked("--all", "--steps", "50").out) == "runs/ablation-50-steps"
+    assert str(asked("--all", "--data", "folder:/a/cats").out) == "runs/ablation-on-cats"
+
+
+def test_inception_weights_add_its_figures_to_those_of_the_preset(tmp_path):
+    request = asked("--all", "--inception-weights", "weights.pth")
+    assert request.setting.features == ("classifier", "inception")
+    assert str(request.measurement.weights["inception"]) == "weights.pth"
+
+
+MISTAKES = [
+    ("", "nothing to run; give --pattern ltr_rtl --esa, --all, or --rows NAME"),
+    ("--pattern spiral", "unknown pattern 'spiral'"),
+    ("--pattern ltr_rtl --heads 6", "6 heads do not fit 'ltr_rtl'"),
+    ("--pattern ltr_rtl --heads 0", "--heads 0 is too small"),
+    ("--all --pattern dense", "--pattern and --all exclude each other"),
+    ("--all --alignment pool", "--alignment describe the single row of --pattern"),
+    ("--rows ylgg", "no row is called 'ylgg'; the rows are sagan,"),
+    ("--all --preset digit", "preset 'digit' is unknown; use one of digits,"),
+    ("--all --recipe gan", "recipe 'gan' is unknown; use one of paper, biggan"),
+    ("--all --data nothing", "unknown data set 'nothing'"),
+    ("--all --data folder:/nowhere", "/nowhere"),
+    ("--all --preset imagenet128", "give --data imagenet:PATH"),
+    ("--all --steps 0", "--steps 0 is too small; give 1 or more"),
+    ("--all --seeds 0", "--seeds 0 is too small"),
+    ("--all --seed 1 --seeds 2", "not allowed with"),
+    ("--pattern ltr --esa --order hilbert", "not allowed with"),
+    ("--all --format slurm", "add --list"),
+    ("--pattern dense --list --format slurm --heads 4", "this combination has none"),
+    ("--all --inception-weights /nowhere.pth", "/nowhere.pth"),
+    ("--all --device tpu", "--device tpu cannot be used"),
+    ("--all --stepps 3", "unrecognized arguments: --stepps 3"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), MISTAKES, ids=[options or "nothing" for options, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_exit_code_2_before_anything_is_written(
+    options, words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "run_experiment", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(SystemExit) as stop:
+        run.main(options.split())
+    said = capsys.readouterr()
+    assert stop.value.code == 2
+    assert words in said.err and said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert not list(tmp_path.rglob("*-seed*"))
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as stop:
+        run.main(["--rows", "sagan", "--out", str(tmp_path / "file")])
+    assert stop.value.code == 2 and "file" in capsys.readouterr().err
+
+
+def test_runs_of_another_setting_in_the_folder_are_refused_before_training(canned_run, tmp_path, monkeypatch, capsys):
+    canned_run("sagan")
+    monkeypatch.setattr(run, "run_experiment", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(SystemExit) as stop:
+        run.main(["--rows", "ylg", "--out", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "cannot stand in one table" in said and said.count("\n") == 1
