@@ -84,6 +84,8 @@ class SparseAttention2d(nn.Module):
             raise ValueError(f"unknown mode {mode!r}; use one of {', '.join(MODES)}")
         if backend != "auto" and backend not in BACKENDS:
             raise ValueError(f"backend={backend!r} is unknown; use one of {['auto', *BACKENDS]}")
+        if channels < 1:
+            raise ValueError(f"channels={channels} must be at least 1")
         if pool < 1 or grid[0] % pool or grid[1] % pool:
             raise ValueError(f"pool={pool} does not divide the grid {grid}; pool=1 leaves keys as they are")
         qk_channels = max(channels // 8, 8, num_heads) if qk_channels is None else qk_channels
@@ -141,7 +143,7 @@ class SparseAttention2d(nn.Module):
                 mixed, probabilities = mixed
                 attention = probabilities if attention is None else probabilities @ attention
         # [batch, heads, cells, dim] -> channel = dim * num_heads + head, as in the published network
-        merged = mixed.permute(0, 3, 1, 2).reshape(x.shape[0], -1, *self.grid)
+        merged = mixed.permute(0, 3, 1, 2).flatten(1, 2).unflatten(2, self.grid)
         out = x + self.gain * self.output(merged)
         return (out, attention) if return_attention else out
 

@@ -1,0 +1,168 @@
+"""SparseAttention2d: SAGAN's block, its channel conventions, both modes, and how its plan lives in a model."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from ylg import SparseAttention2d, head_masks, step_masks
+
+
+def layer(**changes) -> SparseAttention2d:
+    torch.manual_seed(0)
+    made = SparseAttention2d(**{"channels": 16, "grid": (8, 8), **changes})
+    with torch.no_grad():
+        made.gain.fill_(0.7)
+    return made
+
+
+def images(channels=16, side=8, batch=2):
+    return torch.randn(batch, channels, side, side, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_a_new_layer_returns_its_input():
+    x = images().float()
+    assert torch.equal(SparseAttention2d(16, (8, 8))(x), x)
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_the_block_is_sagans_head_by_head(pool):
+    """Written out with loops: head-major channels in, channel-major (d * heads + head) out, unscaled scores."""
+    block, x = layer(pool=pool, num_heads=4, qk_channels=8, v_channels=12, pattern="ltr_rtl").double(), images()
+    masks = head_masks("ltr_rtl", (8, 8), (8 // pool, 8 // pool), 4)
+
+    def project(conv, pooled):
+        maps = torch.einsum("oc,bchw->bohw", conv.weight[:, :, 0, 0], x)
+        return torch.nn.functional.max_pool2d(maps, pool) if pooled else maps
+
+    queries, keys, values = project(block.query, False), project(block.key, True), project(block.value, True)
+    merged = torch.zeros(2, 12, 64, dtype=torch.float64)
+    for head in range(4):
+        q = queries[:, 2 * head : 2 * head + 2].flatten(2)
+        k = keys[:, 2 * head : 2 * head + 2].flatten(2)
+        v = values[:, 3 * head : 3 * head + 3].flatten(2)
+        scores = torch.einsum("bdq,bdk->bqk", q, k).masked_fill(~masks[head], -torch.inf)
+        out = torch.einsum("bqk,bdk->bdq", scores.softmax(-1), v)
+        for d in range(3):
+            merged[:, d * 4 + head] = out[:, d]
+    expected = x + 0.7 * torch.einsum("oc,bcn->bon", block.output.weight[:, :, 0, 0], merged).view_as(x)
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_default_sizes_are_those_of_the_published_network():
+    generator, discriminator = SparseAttention2d(256, (32, 32)), SparseAttention2d(128, (32, 32))
+    assert [generator.query.out_channels, generator.value.out_channels] == [32, 128]
+    assert [discriminator.query.out_channels, discriminator.value.out_channels] == [16, 64]
+    assert SparseAttention2d(8, (4, 4), num_heads=16).query.out_channels == 16
+    assert {name.split(".")[0] for name in generator.state_dict()} == {"query", "key", "value", "output", "gain"}
+    assert all(conv.bias is None for conv in (generator.query, generator.key, generator.value, generator.output))
+
+
+@pytest.mark.parametrize("mode", ["parallel", "sequential"])
+@pytest.mark.parametrize("pattern", ["ltr_rtl", "strided", "butterfly", "dense"])
+def test_every_backend_that_runs_here_computes_the_same_layer(pattern, mode):
+    ours = layer(pattern=pattern, mode=mode).double()
+    dense = layer(pattern=pattern, mode=mode, backend="reference").double()
+    for a, b in zip(ours(images(), return_attention=True), dense(images(), return_attention=True), strict=True):
+        torch.testing.assert_close(a, b)
+    assert torch.equal(ours(images()), ours(images(), return_attention=True)[0])
+
+
+def reached(block: SparseAttention2d, side: int) -> torch.Tensor:
+    """[outputs, inputs]: does the gradient of any channel at an output cell reach an input cell?"""
+    x = images(side=side, batch=1).requires_grad_()
+    out = block(x).square().sum(1).flatten()
+    rows = [torch.autograd.grad(out[i], x, retain_graph=True)[0].abs().sum(1).flatten() > 0 for i in range(out.numel())]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("order", ["manhattan", "raster"])
+@pytest.mark.parametrize("pattern", ["ltr", "rtl", "ltr_rtl", "strided", "butterfly"])
+def test_one_sequential_layer_carries_every_input_to_every_output(pattern, order):
+    chained = layer(grid=(5, 5), pattern=pattern, order=order, mode="sequential", pool=1, num_heads=8).double()
+    assert reached(chained, 5).all()
+
+
+def test_one_parallel_layer_does_not_and_neither_does_a_chain_without_full_information():
+    assert not reached(layer(grid=(5, 5), pool=1).double(), 5).all()
+    assert not reached(layer(grid=(5, 5), pool=1, pattern="fixed", mode="sequential").double(), 5).all()
+
+
+@pytest.mark.parametrize("alignment", ["pool", "tile", "rows"])
+def test_the_map_of_a_sequential_layer_reaches_every_key_and_makes_the_output(alignment):
+    block = layer(mode="sequential", alignment=alignment).double()
+    out, attention = block(images(), return_attention=True)
+    assert attention.shape == (2, 8, 64, 16) and (attention > 0).all()
+    torch.testing.assert_close(attention.sum(-1), torch.ones_like(attention.sum(-1)))
+    values = block._heads(block._pooled(block.value(images())))
+    merged = (attention @ values).permute(0, 3, 1, 2).reshape(2, -1, 8, 8)
+    torch.testing.assert_close(out, images() + 0.7 * block.output(merged))
+
+
+def test_a_sequential_layer_applies_step_one_before_step_two():
+    block = layer(grid=(4, 4), pattern="ltr", order="raster", mode="sequential", pool=1, num_heads=2)
+    assert len(block.plans) == 2
+    for plan, step in zip(block.plans, step_masks("ltr", 16), strict=True):
+        assert torch.equal(plan.plan.dense_masks(), step.expand(2, 16, 16))
+
+
+def test_patterns_of_unequal_length_cannot_be_chained():
+    with pytest.raises(ValueError, match="equally many steps"):
+        layer(pattern=["ltr", "dense"], num_heads=4, mode="sequential")
+
+
+def test_plans_are_buffers_that_are_never_saved_and_follow_the_model():
+    block = layer()
+    buffers = dict(block.named_buffers())
+    assert buffers and not set(buffers) & set(block.state_dict())
+    block.to("meta")
+    assert block.plan.device.type == "meta"
+    assert block.plan.groups[0].tile_mask is dict(block.named_buffers())["plans.0.group0_tile_mask"]
+    assert layer().half().plan.groups[0].tile_mask.dtype == torch.bool
+
+
+def test_copies_and_pickles_compute_the_same():
+    block, x = layer().double(), images()
+    for again in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        assert torch.equal(again(x), block(x))
+
+
+def test_channels_last_images_give_the_same():
+    block, x = layer().double(), images()
+    torch.testing.assert_close(block(x.to(memory_format=torch.channels_last)), block(x))
+
+
+def test_an_empty_batch_passes_through():
+    assert layer()(torch.zeros(0, 16, 8, 8)).shape == (0, 16, 8, 8)
+
+
+def test_printing_a_layer_shows_its_plan():
+    text = str(layer(pattern="strided"))
+    assert "pattern='strided'" in text and "attention plan: 8 heads, 64 queries, 16 keys" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "serial"}, "unknown mode 'serial'; use one of parallel, sequential"),
+        ({"backend": "gpu"}, "backend='gpu' is unknown"),
+        ({"pool": 3}, r"pool=3 does not divide the grid \(8, 8\)"),
+        ({"qk_channels": 12}, r"qk_channels=12 does not divide among num_heads=8.*qk_channels=8"),
+        ({"v_channels": 9}, "v_channels=9 does not divide"),
+        ({"num_heads": 6}, "num_heads=6"),
+        ({"pattern": "diagonal"}, "diagonal"),
+        ({"order": "spiral"}, "spiral"),
+        ({"alignment": "none"}, "alignment"),
+        ({"grid": (8, 0)}, "grid"),
+        ({"channels": 0}, "channels=0"),
+    ],
+)
+def test_wrong_settings_are_refused_when_the_layer_is_made(changes, message):
+    with pytest.raises(ValueError, match=message):
+        layer(**changes)
+
+
+def test_an_image_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"\[batch, 16, 8, 8\], got \[2, 16, 4, 8\]"):
+        layer()(torch.zeros(2, 16, 4, 8))
