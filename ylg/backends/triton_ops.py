@@ -137,7 +137,7 @@ def _constants(dim_qk: int, dim_v: int | None, size: int, block_rows: int, max_c
     padded = [max(smallest, triton.next_power_of_2(dim)) for dim in (dim_qk, dim_v) if dim is not None]
     channels = sum(padded)
     block_columns = 16 if max_columns <= 16 or (size > 2 and channels > 64) else 32
-    warps = triton.next_power_of_2(max(1, channels // {2: 64, 4: 16, 8: 8}[size]))
+    warps = triton.next_power_of_2(max(1, channels // {2: 64, 4: 16, 8: 4}[size]))
     constants = {
         "DIM_QK": dim_qk,
         "PADDED_QK": padded[0],
