@@ -22,13 +22,16 @@ LARGEST = 4096  # positions: a picture of a matrix of more would show nothing an
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Attributes:
-    key_grid, query_grid: (rows, cols).
-    heads: of each layout asked for, the (pattern, step counted from 0) of its distinct heads.
-    patterns: the single patterns among them. steps: the same, as masks over positions.
-    orders: the cell of the key grid at each position. views: (layout, order, alignment) -> masks of the heads.
-    stride: size of the blocks in pictures and in measures on the grid.
-    query: (row, column) of the query whose view is drawn.
+    """What is drawn, with every mask built.
+
+    Attributes:
+        key_grid, query_grid: (rows, cols).
+        heads: of each layout asked for, the (pattern, step counted from 0) of its distinct heads.
+        patterns, steps: the single patterns among them, and their masks over positions.
+        orders: the cell of the key grid at each position.
+        views: (layout, order, alignment) -> masks of the heads, over cells.
+        stride: size of the blocks in pictures and in measures on the grid.
+        query: (row, column) of the query whose view is drawn.
     """
 
     key_grid: Grid

@@ -27,7 +27,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from sagan_base.cli import usage_errors
-from ylg import grid_order, head_masks, sparse_head_masks
+from ylg import grid_order, head_masks, patterns, sparse_head_masks
 
 NUM_HEADS = 8
 
@@ -86,8 +86,6 @@ def measure(builder: str, side: int, repeats: int) -> dict[str, float | str]:
 
 def _forget() -> None:
     """Drop what the package keeps between calls, so that every repeat builds from nothing."""
-    from ylg import patterns
-
     patterns._checked_steps.cache_clear()
 
 

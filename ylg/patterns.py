@@ -203,8 +203,6 @@ def _checked_steps(chosen: Pattern, n: int, stride: int) -> tuple[csr_array, ...
             f"expected {chosen.num_steps} of {(n, n)}"
         )
     for number, step in enumerate(steps, start=1):
-        step.sum_duplicates()
-        step.eliminate_zeros()
         step.indices, step.indptr = step.indices.astype(np.int32), step.indptr.astype(np.int32)
         empty = np.flatnonzero(np.diff(step.indptr) == 0)
         if empty.size:

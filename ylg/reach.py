@@ -45,7 +45,12 @@ def _sparse_step(step: object, index: int) -> csr_array:
         raise ValueError(f"step {index} is of {step.dtype}; masks are bool, True = may attend (use `mask > 0`)")
     if step.ndim != 2 or step.shape[0] != step.shape[1] or step.shape[0] < 1:
         raise ValueError(f"step {index} has shape {step.shape}; a step is [n, n] over the same n positions")
-    return csr_array(step)
+    sparse = csr_array(step)
+    if not (sparse.has_canonical_format and sparse.data.all()):  # stored False entries would count as edges
+        sparse = sparse.copy()
+        sparse.sum_duplicates()
+        sparse.eliminate_zeros()
+    return sparse
 
 
 def reached(steps: Sequence[csr_array], before: np.ndarray | None = None) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
 
 import ylg
 from ylg import flow_measures, reach
@@ -251,6 +251,19 @@ def test_all_forms_of_masks_give_one_answer():
     ]
     reports = [ylg.flow_report(form, grid=(5, 6)) for form in forms]
     assert all(one == other for one, other in pairwise(reports))
+
+
+def test_stored_zeros_and_doubled_entries_of_sparse_masks_are_no_edges():
+    dense = ylg.step_masks("strided_original", 16)
+    rows, columns = np.indices((16, 16)).reshape(2, -1)
+    stored = [coo_array((step.numpy().ravel(), (rows, columns)), shape=(16, 16)).tocsr() for step in dense]
+    doubled = []
+    for step in ylg.sparse_step_masks("strided_original", 16):
+        indices = np.repeat(step.indices, 2)
+        doubled.append(csr_array((np.ones(len(indices), dtype=bool), indices, 2 * step.indptr), shape=(16, 16)))
+    assert stored[0].nnz == 256 and doubled[0].nnz == 2 * dense[0].sum()
+    assert ylg.flow_report(stored) == ylg.flow_report(doubled) == ylg.flow_report(dense)
+    assert stored[0].nnz == 256 and doubled[0].nnz == 2 * dense[0].sum()  # the caller's arrays stay as they were
 
 
 @pytest.mark.parametrize(
