@@ -61,7 +61,7 @@ class Page:
         pictures: (caption, [C, R, R] in [-1, 1] or a Pillow image).
         tables, head_tables: {"columns": [...], "rows": [[...], ...]}.
         frames: (optimisation step, uint8 [C, R, R]).
-        curves: {"title": ..., "series": [{"values": [...], "chosen": bool}, ...]}.
+        curves: {"title": ..., "every": steps between two values, "series": [{"values": [...], "chosen": bool}, ...]}.
         details: anything JSON can hold; shown folded.
     """
 

@@ -88,7 +88,7 @@ class Inversion:
     Attributes:
         latents [R, d], labels [R], images [R, C, H, W]: of each restart at its lowest loss.
         losses, pixel_distances: [steps, R], at each step; the second is the mean squared difference of pixels.
-        frames: (step, images [R, C, H, W] uint8) a few times during the optimisation.
+        frames: (step, images [R, C, H, W] uint8) at up to 48 evenly spaced steps.
         distances: [R], by the distance named ``chosen_by``, which was not minimised.
         draw_losses: [draws], of the random codes; draw_labels their classes.
         stopped: why it ended: "steps", "no improvement", "interrupted".
@@ -194,6 +194,7 @@ class _frozen:
 class _Search:
     """The state of an inversion, so that whatever was found is there when it is interrupted."""
 
+    MOST_FRAMES = 48
     CHUNK = 64  # random codes scored at once: bounds memory, not results
 
     def __init__(self, generator, loss, real, config, random, report) -> None:
@@ -204,6 +205,7 @@ class _Search:
         self.losses: list[np.ndarray] = []
         self.pixels: list[np.ndarray] = []
         self.frames: list[tuple[int, Tensor]] = []
+        self.frame_every = 1
 
     def _normal(self, count: int) -> Tensor:
         """Normal draws cut at +-2, as published, made on the CPU so that a seed means the same on any device."""
@@ -259,7 +261,6 @@ class _Search:
         adam = torch.optim.Adam([z], lr=config.learning_rate)
         optimizer = Lookahead(adam, config.lookahead, config.lookahead_alpha) if config.lookahead else adam
         self.best_losses = torch.full_like(self.best_losses, math.inf)  # draws had no noise and are evaluated again
-        shown = {round(i * (config.steps - 1) / 23) for i in range(24)}
         milestone, waiting = math.inf, 0
         for step in range(config.steps):
             for group in adam.param_groups:
@@ -274,7 +275,7 @@ class _Search:
             better = losses < self.best_losses
             self.best_losses = torch.where(better, losses, self.best_losses)
             self.best_latents = torch.where(better[:, None], code.detach(), self.best_latents)
-            self._record(step, losses, images.detach(), step in shown)
+            self._record(step, losses, images.detach())
             self.report("optimising", step + 1, config.steps, float(self.best_losses.min()))
             lowest = float(self.best_losses.sum())
             milestone, waiting = (lowest, 0) if lowest < 0.999 * milestone else (milestone, waiting + 1)
@@ -288,11 +289,13 @@ class _Search:
                     z.clamp_(-config.clamp, config.clamp)
         return "steps"
 
-    def _record(self, step: int, losses: Tensor, images: Tensor, shown: bool) -> None:
+    def _record(self, step: int, losses: Tensor, images: Tensor) -> None:
         self.losses.append(losses.cpu().numpy())
         self.pixels.append((images - self.real).square().flatten(1).mean(1).cpu().numpy())
-        if shown:
+        if step % self.frame_every == 0:
             self.frames.append((step, ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()))
+            if len(self.frames) > self.MOST_FRAMES:  # however long it lasts: evenly spaced, and bounded
+                self.frames, self.frame_every = self.frames[::2], 2 * self.frame_every
 
     def result(self, distance: Distance, stopped: str) -> Inversion:
         with torch.no_grad():

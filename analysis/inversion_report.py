@@ -23,6 +23,7 @@ from analysis.similarity import Distance, decibels, psnr, ssim
 from sagan_base.atomic import atomic_write
 
 TUNED = "generator tuned to this image"
+MOST_POINTS = 600  # of a curve in the page
 PLAIN_NAMES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "seconds": "time (s)"}
 
 
@@ -181,6 +182,9 @@ def inversion_page(
     pictures.append((f"difference, mean {float((found.image - target.image).abs().mean() / 2):.3f} of the range",
                      (found.image - target.image).abs() - 1))  # fmt: skip
     given = "given" if len(set(found.draw_labels.tolist())) == 1 else "found by search"
+    trained = f"The model was trained on {model.trained_on}"
+    if model.trained_on is None:
+        trained = "The file does not say what the model was trained on"
     restarts = len(found.latents)
     notes = [*target.notes]
     notes.append(
@@ -189,7 +193,7 @@ def inversion_page(
     )
     warnings = [
         *warnings,
-        f"The model: {model.origin}. A picture of anything else comes out as the nearest thing that it can draw.",
+        f"{trained}. A picture of anything else comes out as the nearest thing that it can draw.",
     ]
     return Page(
         title=f"Inversion of {target.name}",
@@ -239,10 +243,11 @@ def _curves(found: Inversion) -> list[dict[str, Any]]:
                                                                    found.pixel_distances)):  # fmt: skip
         if title.startswith("mean") and found.config.loss.method == "pixel":
             title = "mean squared pixel difference"
-        series = [{"values": line.tolist(), "chosen": i == found.chosen} for i, line in enumerate(values.T)]
-        curves.append({"title": f"{title}; the chosen one in colour", "series": series})
+        every = math.ceil(len(values) / MOST_POINTS)
+        series = [{"values": line[::every].tolist(), "chosen": i == found.chosen} for i, line in enumerate(values.T)]
+        curves.append({"title": f"{title}; the chosen one in colour", "every": every, "series": series})
     if found.tuned_losses:
-        curves.append({"title": f"tuning stage: {TUNED}; loss relative to its start",
+        curves.append({"title": f"tuning stage: {TUNED}; loss relative to its start", "every": 1,
                        "series": [{"values": found.tuned_losses, "chosen": True}]})  # fmt: skip
     return curves
 

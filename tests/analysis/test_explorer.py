@@ -30,7 +30,7 @@ def view(name="Generator", pattern="ltr_rtl", side=16, alignment="rows", seed=0,
 
 def full_page(views, side=32):
     frames = [(step, torch.full((3, side, side), 10 * step, dtype=torch.uint8)) for step in range(5)]
-    curve = {"title": "loss", "series": [{"values": [3.0, 2.0, 1.0], "chosen": i == 1} for i in range(3)]}
+    curve = {"title": "loss", "every": 50, "series": [{"values": [3.0, 2.0, 1.0], "chosen": i == 1} for i in range(3)]}
     table = {"columns": ["", "PSNR"], "rows": [["z alone", 12.5], ["none", None]]}
     return Page(
         "A <page> & \"its\" </script> title", "subtitle", ["a note"], ["a warning"],
@@ -145,6 +145,8 @@ def test_the_page_says_which_mask_row_the_alignment_uses_and_shows_everything_it
     for part in ("subtitle", "a note", "a warning", "z alone", "12.5", "step 4", "ltr_rtl 7", "loss"):
         assert part in text
     assert shown.run("return document.querySelectorAll('polyline').length") == 3
+    ticks = shown.run("return [...document.querySelectorAll('svg text')].map(t => t.textContent)")
+    assert {"0", "20", "100", "step"} <= set(ticks)  # three values, 50 steps apart
     assert shown.run("return document.documentElement.scrollWidth <= innerWidth")
 
 

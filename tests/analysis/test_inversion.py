@@ -252,6 +252,14 @@ def test_the_clamp_holds_and_the_published_preset_leaves_z_free(model):
     assert (published.loss.norm, published.learning_rate) == ("batch", 0.07)
 
 
+def test_frames_are_evenly_spaced_and_bounded_however_long_it_lasts(model):
+    found = invert(*model, picture(model[0]), replace(QUICK, steps=120, restarts=1), ssim_distance(), label=0)
+    steps = [step for step, _ in found.frames]
+    assert 24 <= len(steps) <= 48
+    assert steps == list(range(0, 120, steps[1]))
+    assert found.frames[0][1].dtype == torch.uint8
+
+
 def test_it_stops_early_when_nothing_improves(model):
     config = replace(QUICK, steps=40, patience=3, learning_rate=1e-9)
     found = invert(*model, picture(model[0]), config, ssim_distance())

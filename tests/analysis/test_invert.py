@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -243,10 +246,23 @@ def test_the_summary_gives_mean_and_standard_deviation():
     assert entry["psnr"] == (pytest.approx(12.0), pytest.approx(2.0))
 
 
-def test_the_script_runs_from_the_repository_root_as_documented(checkpoint, picture, tmp_path, repository):
-    done = subprocess.run(
-        [sys.executable, "analysis/invert.py", picture, "--checkpoint", checkpoint, "--out", tmp_path / "out", *QUICK],
-        cwd=repository, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "explorer.html" in done.stdout
+def test_the_script_runs_as_documented_and_ctrl_c_keeps_the_best_so_far(checkpoint, picture, tmp_path, repository):
+    out = tmp_path / "out"
+    command = [sys.executable, "analysis/invert.py", picture, "--checkpoint", checkpoint, "--out", out]
+    command += ["--restarts", "2", "--draws", "12", "--steps", "1000000", "--patience", "0"]
+    with subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as script:
+        said = b""
+        while b"optimising" not in said:
+            part = os.read(script.stderr.fileno(), 4096)
+            assert part, said.decode()
+            said += part
+        time.sleep(0.5)
+        script.send_signal(signal.SIGINT)
+        rest = script.communicate(timeout=120)[1]
+    assert script.returncode == 130, rest.decode()
+    assert b"interrupted: the best so far is kept" in rest
+    assert b"Traceback" not in rest
+    assert {path.name for path in out.iterdir()} == FILES
+    numbers = json.loads((out / "metrics.json").read_text())
+    assert numbers["stopped"] == "interrupted"
+    assert 0 < numbers["steps_done"] < 1000000
