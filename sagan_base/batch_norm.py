@@ -7,7 +7,6 @@ Two conventions differ from ``nn.BatchNorm2d``: the moving variance averages the
 
 import torch
 import torch.distributed as distributed
-import torch.distributed.nn.functional as differentiable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -86,9 +85,24 @@ def _normalise_globally(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tens
     return mean, variance, centred * (variance + epsilon).rsqrt()[:, None, None]
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """Each process receives the sum, and so, going backwards, the sum of all processes' gradients."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor) -> Tensor:
+        total = value.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
+
+
 def _mean_over_processes(value: Tensor) -> Tensor:
-    """Differentiable: each process receives the gradients of all."""
-    return differentiable.all_reduce(value) / distributed.get_world_size()
+    return _SumOverProcesses.apply(value) / distributed.get_world_size()
 
 
 def set_sync_batch_norm(module: nn.Module, enabled: bool) -> None:

@@ -161,12 +161,17 @@ def test_every_parameter_receives_a_gradient_once_the_gain_has_left_zero():
         assert used, name
 
 
-def test_logits_are_float32_under_autocast_and_close_to_exact_ones():
+def test_under_autocast_blocks_run_in_bfloat16_and_the_score_in_float32():
     discriminator, inputs = small().eval(), images_and_labels()
+    seen = {}
+    discriminator.last_block.register_forward_hook(lambda _, __, output: seen.update(block=output.dtype))
+    discriminator.linear.register_forward_hook(lambda _, __, output: seen.update(score=output.dtype))
+    exact = discriminator(*inputs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = discriminator(*inputs)
+    assert seen == {"block": torch.bfloat16, "score": torch.float32}
     assert logits.dtype == torch.float32
-    torch.testing.assert_close(logits, discriminator(*inputs), atol=0.05, rtol=0.02)
+    torch.testing.assert_close(logits, exact, atol=0.05, rtol=0.02)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Dynamo about itself
