@@ -163,7 +163,8 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    # Zhang et al., 2019, section 4, and the published hyper-parameters of the paper's program.
+    # Zhang et al., 2019, section 4. The published program of Your Local GAN has the same learning rates, but
+    # TensorFlow's default beta2 of 0.999 and two generator updates for each discriminator update.
     "paper": Recipe(),
     # The BigGAN-style recipe that took a dense SAGAN to FID 12.83 on ImageNet 128 (mmgeneration).
     "biggan": Recipe(
