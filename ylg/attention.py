@@ -46,7 +46,8 @@ def sparse_attention(
         announce(queries.device.type)
         backend, _ = choose_backend(queries.device.type)
     attend = load_backend(backend)
-    return attend(queries, keys, values, plan.to(queries.device), float(scale), return_attention)
+    plan = plan if plan.device == queries.device else plan.to(queries.device)
+    return attend(queries, keys, values, plan, float(scale), return_attention)
 
 
 def _check(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan) -> None:

@@ -69,6 +69,10 @@ class AttentionPlan:
     def device(self) -> torch.device:
         return self.groups[0].tile_mask.device
 
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        return self.num_heads, self.num_queries, self.num_keys
+
     def __hash__(self) -> int:
         return hash((self.digest, self.device))
 

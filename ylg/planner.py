@@ -5,7 +5,7 @@ found from the mask itself, never from a pattern's name:
 
 1. rows with the same keys are one *class* (a pooled alignment makes four queries of every mask row);
 2. classes are put in an order that keeps overlapping rows together (reverse Cuthill-McKee on the bipartite graph
-   of classes and keys, with the hub keys that nearly every row attends to set aside, because they connect everything);
+   of classes and keys; hubs, such as relays or a class token, are set aside because they connect everything);
 3. that order is cut into tiles of least cost (scores computed, keys gathered, tiles started), by dynamic programming
    and, since tiles of one shape run together, also evenly;
 4. tiles of similar shape are padded into one group, as long as padding costs less than another group.
@@ -97,20 +97,23 @@ def _class_orders(classes: sp.csr_array) -> Iterator[np.ndarray]:
     if count <= 2:
         yield np.arange(count)
         return
-    degree = np.bincount(classes.indices, minlength=num_keys)
-    hub = degree > max(2, 4 * np.median(degree[degree > 0]))
-    yield _band_order(classes, ~hub)
+    # hubs, which connect everything: keys that nearly every row attends to, rows that attend to nearly every key
+    key_degree, row_degree = np.bincount(classes.indices, minlength=num_keys), np.diff(classes.indptr)
+    hub_key = key_degree > max(2, 4 * np.median(key_degree[key_degree > 0]))
+    hub_row = row_degree > max(2, 4 * np.median(row_degree))
+    yield _band_order(classes, ~hub_row, ~hub_key)
     yield np.arange(count)
-    if hub.any():
-        yield _band_order(classes, np.ones(num_keys, dtype=bool))
+    if hub_key.any() or hub_row.any():
+        yield _band_order(classes, np.ones(count, dtype=bool), np.ones(num_keys, dtype=bool))
 
 
-def _band_order(classes: sp.csr_array, use: np.ndarray) -> np.ndarray:
-    """Order in which classes with common keys (among those to use) come close together."""
-    part = classes[:, np.flatnonzero(use)].astype(np.int8)
+def _band_order(classes: sp.csr_array, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Order in which classes with common keys (among those to use) come close together; other rows come last."""
+    use = np.flatnonzero(rows)
+    part = classes[use][:, np.flatnonzero(keys)].astype(np.int8)
     graph = sp.block_array([[None, part], [part.T, None]], format="csr")
     found = reverse_cuthill_mckee(sp.csr_matrix(graph), symmetric_mode=True)
-    return found[found < classes.shape[0]].astype(np.int64)
+    return np.concatenate([use[found[found < use.size]], np.flatnonzero(~rows)])
 
 
 def _cuts(classes: sp.csr_array, weight: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

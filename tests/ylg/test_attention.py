@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ylg import attention_plan, head_masks, sparse_attention, sparse_head_masks
+from ylg import SparseAttention2d, attention_plan, head_masks, sparse_attention, sparse_head_masks
 from ylg.backends import tiles
 
 
@@ -120,7 +120,7 @@ def test_chunks_of_any_size_give_the_same(chunk, monkeypatch):
     expected = results(tensors, plan, "reference")
     monkeypatch.setattr(tiles, "CHUNK", chunk)
     monkeypatch.setattr(tiles, "_LAYOUTS", type(tiles._LAYOUTS)())
-    assert len(list(tiles.tile_layout(plan).chunks(3))) > 2
+    assert len(list(tiles.tile_layout(plan.groups, *plan.sizes, plan.digest).chunks(3))) > 2
     for ours, dense in zip(results(tensors, plan, "tiles"), expected, strict=True):
         torch.testing.assert_close(ours, dense, rtol=1e-11, atol=1e-11)
 
@@ -230,6 +230,28 @@ def test_compiling_leaves_no_graph_break(with_attention):
     for a, b in zip(ours, eager, strict=True):
         torch.testing.assert_close(a, b)
     gradients = [torch.autograd.grad([x.square().sum() for x in outs], tensors) for outs in (ours, eager)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("with_attention", [False, True])
+def test_the_operator_that_compiled_graphs_hold_is_registered_correctly(with_attention):
+    plan = small_plan()
+    tensors = [t for g in plan.groups for t in (g.query_index, g.key_index, g.tile_mask)]
+    heads = [n for g in plan.groups for n in (len(g.heads), *g.heads, *g.mask_of_head)]
+    arguments = (*inputs(plan, 2, 2, 3), tensors, heads, plan.digest, 0.7, with_attention)
+    torch.library.opcheck(torch.ops.ylg.tiles_forward.default, arguments)
+
+
+def test_a_compiled_layer_trains_like_the_layer_itself():
+    torch.manual_seed(0)
+    layer = SparseAttention2d(8, (6, 6)).double()
+    torch.nn.init.ones_(layer.gain)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    gradients = []
+    for module in (layer, compiled):
+        gradients.append(torch.autograd.grad(module(x).square().sum(), list(layer.parameters())))
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
 

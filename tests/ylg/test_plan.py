@@ -95,6 +95,15 @@ def test_tiles_are_found_whatever_the_permutation_of_cells(pattern, alignment, s
         assert gathers <= gathers_per_key
 
 
+def test_a_class_token_does_not_spoil_the_tiles_of_the_patches():
+    patches = attention_plan(head_masks("butterfly", (16, 16)))
+    masks = torch.ones(8, 257, 257, dtype=torch.bool)
+    masks[:, 1:, 1:] = head_masks("butterfly", (16, 16))
+    with_token = attention_plan(masks)
+    assert torch.equal(dense(with_token), masks)
+    assert work(with_token)[0] <= 1.5 * work(patches)[0]
+
+
 def test_own_blocks_become_one_tile_each():
     plan = attention_plan(sparse_head_masks("butterfly", (32, 32), (16, 16)))
     (group,) = plan.groups

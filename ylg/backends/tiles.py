@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -43,8 +43,9 @@ def tiles_attention(
     given = queries.dtype
     if given in (torch.float16, torch.bfloat16):
         queries, keys, values = queries.float(), keys.float(), values.float()
+    attend = _tiles_operator if torch.compiler.is_compiling() else _TilesAttention.apply
     with torch.autocast(device, enabled=False):
-        out, attention = _TilesAttention.apply(queries, keys, values, plan, scale, return_attention)
+        out, attention = attend(queries, keys, values, plan, scale, return_attention)
     return (out.to(given), attention.to(given)) if return_attention else out.to(given)
 
 
@@ -53,32 +54,11 @@ class _TilesAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, queries, keys, values, plan, scale, return_attention):
-        layout = tile_layout(plan)
-        batch, num_heads, num_queries, _ = queries.shape
-        q_rows, k_rows, v_rows = _rows(queries), _rows(keys * (scale * LOG2_E)), _rows(values)
-        out_tiles = queries.new_empty(batch, layout.query_slots, values.shape[-1])
-        # log2 of the softmax's denominator; with it, backward gets probabilities in one pass
-        log_total = queries.new_empty(batch, layout.query_slots)
-        attention = None
-        if return_attention:
-            attention = queries.new_zeros(batch, num_heads * num_queries * plan.num_keys)
-        for piece, some in layout.chunks(batch):
-            q, k, v = piece.queries(q_rows[some]), piece.keys(k_rows[some]), piece.keys(v_rows[some])
-            weights = piece.mask_(torch.bmm(k, q.mT))  # [n, L, T], as are all arrays of scores below
-            most = weights.amax(1, keepdim=True)
-            total = weights.sub_(most).exp2_().sum(1, keepdim=True)
-            place = out_tiles[some, piece.query_slots].unflatten(1, (-1, piece.T))
-            torch.div(_product(weights.mT, v).view_as(place), total.mT.view(*place.shape[:3], 1), out=place)
-            if return_attention:
-                edges = (weights / total).view(-1, piece.num_scores).index_select(1, piece.edge_slot)
-                attention[some].index_copy_(1, piece.edge_cell, edges)
-            log_total[some, piece.query_slots] = total.log2_().add_(most).view(-1, piece.num_query_slots)
-        out = layout.to_queries(out_tiles).view(batch, num_heads, num_queries, values.shape[-1])
+        layout = tile_layout(plan.groups, *plan.sizes, plan.digest)
+        out, log_total, attention = _forward(queries, keys, values, layout, scale, return_attention)
         ctx.plan, ctx.scale = plan, scale
         ctx.set_materialize_grads(False)  # no dense zeros where only one of the outputs is used
         ctx.save_for_backward(queries, keys, values, out, log_total)
-        if return_attention:
-            attention = attention.view(batch, num_heads, num_queries, plan.num_keys)
         return out, attention
 
     @staticmethod
@@ -88,43 +68,83 @@ class _TilesAttention(torch.autograd.Function):
             d_out = torch.zeros_like(out)
         if torch.is_grad_enabled():  # create_graph=True: the gradients themselves are to be differentiated
             return *_differentiable_gradients(ctx, queries, keys, values, d_out, d_attention), None, None, None
-        layout = tile_layout(ctx.plan)
-        batch = queries.shape[0]
-        q_rows, k_rows, v_rows = _rows(queries), _rows(keys * (ctx.scale * LOG2_E)), _rows(values)
-        d_rows = _rows(d_out)
-        # sum over keys of probability * its gradient, per query: what the softmax takes off every gradient
-        mean_rows = (d_rows * _rows(out)).sum(-1, keepdim=True)
-        if d_attention is not None:
-            d_attention = d_attention.flatten(1)
-        dq_tiles = queries.new_empty(batch, layout.query_slots, queries.shape[-1])
-        dk_tiles = queries.new_empty(batch, layout.key_slots, queries.shape[-1])
-        dv_tiles = queries.new_empty(batch, layout.key_slots, values.shape[-1])
-        for piece, some in layout.chunks(batch):
-            q, k, v = piece.queries(q_rows[some]), piece.keys(k_rows[some]), piece.keys(v_rows[some])
-            d = piece.queries(d_rows[some])
-            offset = log_total[some, piece.query_slots].reshape(-1, 1, piece.T)
-            weights = piece.mask_(torch.baddbmm(offset, k, q.mT, beta=-1)).exp2_()
-            piece.clear_padding_(weights)
-            if d_attention is None:
-                d_scores = torch.baddbmm(piece.queries(mean_rows[some]).mT, v, d.mT, beta=-1)
-            else:
-                d_scores = torch.bmm(v, d.mT)
-                edges = d_attention[some].index_select(1, piece.edge_cell)
-                d_edges = torch.zeros_like(d_scores).view(-1, piece.num_scores).index_copy_(1, piece.edge_slot, edges)
-                d_scores += d_edges.view_as(d_scores)
-                d_scores -= (weights * d_scores).sum(1, keepdim=True)
-            d_scores.mul_(weights)
-            piece.put_(dq_tiles[some, piece.query_slots], _product(d_scores.mT, k))
-            piece.put_(dk_tiles[some, piece.key_slots], _product(d_scores, q))
-            piece.put_(dv_tiles[some, piece.key_slots], _product(weights, d))
-        return (
-            layout.to_queries(dq_tiles).mul_(1 / LOG2_E).view(queries.shape),
-            layout.to_keys(dk_tiles).mul_(ctx.scale).view(keys.shape),
-            layout.to_keys(dv_tiles).view(values.shape),
-            None,
-            None,
-            None,
-        )
+        layout = tile_layout(ctx.plan.groups, *ctx.plan.sizes, ctx.plan.digest)
+        gradients = _backward(d_out, d_attention, queries, keys, values, out, log_total, layout, ctx.scale)
+        return *gradients, None, None, None
+
+
+def _forward(
+    queries: Tensor, keys: Tensor, values: Tensor, layout: TileLayout, scale: float, return_attention: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Output, log2 of the softmax's denominators (with which backward gets probabilities in one pass), and map."""
+    batch, num_heads, num_queries, _ = queries.shape
+    num_keys, dim_v = values.shape[2:]
+    q_rows, k_rows, v_rows = _rows(queries), _rows(keys * (scale * LOG2_E)), _rows(values)
+    out_tiles = queries.new_empty(batch, layout.query_slots, dim_v)
+    log_total = queries.new_empty(batch, layout.query_slots)
+    attention = queries.new_zeros(batch, num_heads * num_queries * num_keys) if return_attention else None
+    for piece, some in layout.chunks(batch):
+        q, k, v = piece.queries(q_rows[some]), piece.keys(k_rows[some]), piece.keys(v_rows[some])
+        weights = piece.mask_(torch.bmm(k, q.mT))  # [n, L, T], as are all arrays of scores below
+        most = weights.amax(1, keepdim=True)
+        total = weights.sub_(most).exp2_().sum(1, keepdim=True)
+        place = out_tiles[some, piece.query_slots].unflatten(1, (-1, piece.T))
+        torch.div(_product(weights.mT, v).view_as(place), total.mT.view(*place.shape[:3], 1), out=place)
+        if attention is not None:
+            edges = (weights / total).view(-1, piece.num_scores).index_select(1, piece.edge_slot)
+            attention[some].index_copy_(1, piece.edge_cell, edges)
+        log_total[some, piece.query_slots] = total.log2_().add_(most).view(-1, piece.num_query_slots)
+    out = layout.to_queries(out_tiles).view(batch, num_heads, num_queries, dim_v)
+    if attention is not None:
+        attention = attention.view(batch, num_heads, num_queries, num_keys)
+    return out, log_total, attention
+
+
+def _backward(
+    d_out: Tensor,
+    d_attention: Tensor | None,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    out: Tensor,
+    log_total: Tensor,
+    layout: TileLayout,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values."""
+    batch = queries.shape[0]
+    q_rows, k_rows, v_rows = _rows(queries), _rows(keys * (scale * LOG2_E)), _rows(values)
+    d_rows = _rows(d_out)
+    # sum over keys of probability * its gradient, per query: what the softmax takes off every gradient
+    mean_rows = (d_rows * _rows(out)).sum(-1, keepdim=True)
+    if d_attention is not None:
+        d_attention = d_attention.flatten(1)
+    dq_tiles = queries.new_empty(batch, layout.query_slots, queries.shape[-1])
+    dk_tiles = queries.new_empty(batch, layout.key_slots, queries.shape[-1])
+    dv_tiles = queries.new_empty(batch, layout.key_slots, values.shape[-1])
+    for piece, some in layout.chunks(batch):
+        q, k, v = piece.queries(q_rows[some]), piece.keys(k_rows[some]), piece.keys(v_rows[some])
+        d = piece.queries(d_rows[some])
+        offset = log_total[some, piece.query_slots].reshape(-1, 1, piece.T)
+        weights = piece.mask_(torch.baddbmm(offset, k, q.mT, beta=-1)).exp2_()
+        piece.clear_padding_(weights)
+        if d_attention is None:
+            d_scores = torch.baddbmm(piece.queries(mean_rows[some]).mT, v, d.mT, beta=-1)
+        else:
+            d_scores = torch.bmm(v, d.mT)
+            edges = d_attention[some].index_select(1, piece.edge_cell)
+            d_edges = torch.zeros_like(d_scores).view(-1, piece.num_scores).index_copy_(1, piece.edge_slot, edges)
+            d_scores += d_edges.view_as(d_scores)
+            d_scores -= (weights * d_scores).sum(1, keepdim=True)
+        d_scores.mul_(weights)
+        piece.put_(dq_tiles[some, piece.query_slots], _product(d_scores.mT, k))
+        piece.put_(dk_tiles[some, piece.key_slots], _product(d_scores, q))
+        piece.put_(dv_tiles[some, piece.key_slots], _product(weights, d))
+    return (
+        layout.to_queries(dq_tiles).mul_(1 / LOG2_E).view(queries.shape),
+        layout.to_keys(dk_tiles).mul_(scale).view(keys.shape),
+        layout.to_keys(dv_tiles).view(values.shape),
+    )
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -143,7 +163,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 class Piece:
     """Some tiles of one shape, as indices into ``[batch, heads * cells, dim]``; ``n`` is batch * heads * tiles."""
 
-    def __init__(self, group: TileGroup, plan: AttentionPlan, query_slot: int, key_slot: int):
+    def __init__(self, group: TileGroup, num_queries: int, num_keys: int, query_slot: int, key_slot: int):
         masks, self.tiles, self.T, self.L = group.shape
         self.heads = len(group.heads)
         self.num_query_slots, self.num_key_slots = self.heads * self.tiles * self.T, self.heads * self.tiles * self.L
@@ -155,9 +175,9 @@ class Piece:
         head = torch.tensor(group.heads, device=group.tile_mask.device)[:, None, None]
         query, key = group.query_index.long()[which], group.key_index.long()[which]  # [heads, tiles, T or L]
         self.query_is_real, self.key_is_real = query.flatten() >= 0, key.flatten() >= 0
-        self.query_row = (head * plan.num_queries + query.clamp(min=0)).flatten()
-        self.key_row = (head * plan.num_keys + key.clamp(min=0)).flatten()
-        self._mask, self._which, self._num_keys = group.tile_mask, which, plan.num_keys
+        self.query_row = (head * num_queries + query.clamp(min=0)).flatten()
+        self.key_row = (head * num_keys + key.clamp(min=0)).flatten()
+        self._mask, self._which, self._num_keys = group.tile_mask, which, num_keys
         self._bias = self._valid = None
         if not group.full:
             padded = group.query_index < 0
@@ -218,22 +238,22 @@ class Piece:
 class TileLayout:
     """A plan as flat indices, and the way back from tiles to cells."""
 
-    def __init__(self, plan: AttentionPlan):
+    def __init__(self, groups: Sequence[TileGroup], num_heads: int, num_queries: int, num_keys: int):
         self.pieces: list[Piece] = []
         self.query_slots = self.key_slots = 0
-        for group in plan.groups:
+        for group in groups:
             for part in _split(group):
-                self.pieces.append(Piece(part, plan, self.query_slots, self.key_slots))
+                self.pieces.append(Piece(part, num_queries, num_keys, self.query_slots, self.key_slots))
                 self.query_slots += self.pieces[-1].num_query_slots
                 self.key_slots += self.pieces[-1].num_key_slots
         row = torch.cat([piece.query_row for piece in self.pieces])
         slots = torch.cat([piece.query_is_real for piece in self.pieces]).nonzero().squeeze(1)
-        self._slot_of_query = row.new_empty(plan.num_heads * plan.num_queries)
+        self._slot_of_query = row.new_empty(num_heads * num_queries)
         self._slot_of_query[row[slots]] = slots
         row = torch.cat([piece.key_row for piece in self.pieces])
         slots = torch.cat([piece.key_is_real for piece in self.pieces]).nonzero().squeeze(1)
         self._slots_by_key = slots[row[slots].argsort(stable=True)]
-        counts = torch.bincount(row[slots], minlength=plan.num_heads * plan.num_keys)
+        counts = torch.bincount(row[slots], minlength=num_heads * num_keys)
         self._first_of_key = counts.cumsum(0) - counts
 
     def chunks(self, batch: int) -> Iterator[tuple[Piece, slice]]:
@@ -279,17 +299,106 @@ def _split(group: TileGroup) -> Iterator[TileGroup]:
                 )
 
 
-_LAYOUTS: OrderedDict[AttentionPlan, TileLayout] = OrderedDict()
+_LAYOUTS: OrderedDict[tuple, TileLayout] = OrderedDict()
 _LAYOUTS_KEPT = 32
 
 
-def tile_layout(plan: AttentionPlan) -> TileLayout:
-    """The layout of a plan, made once and kept by content."""
-    if plan not in _LAYOUTS:
-        _LAYOUTS[plan] = TileLayout(plan)
+def tile_layout(
+    groups: Sequence[TileGroup], num_heads: int, num_queries: int, num_keys: int, digest: str
+) -> TileLayout:
+    """The layout of a plan, made once and kept by the plan's digest and device."""
+    key = (digest, groups[0].tile_mask.device)
+    if key not in _LAYOUTS:
+        _LAYOUTS[key] = TileLayout(groups, num_heads, num_queries, num_keys)
         if len(_LAYOUTS) > _LAYOUTS_KEPT:
             _LAYOUTS.popitem(last=False)
-    return _LAYOUTS[plan]
+    _LAYOUTS.move_to_end(key)
+    return _LAYOUTS[key]
+
+
+# --- under torch.compile ----------------------------------------------------------------------------------------------
+# The same two functions as registered operators, so that a compiled graph holds attention as one node. The plan
+# travels as its tensors, since operators take no other objects.
+
+
+def _tiles_operator(queries, keys, values, plan, scale, return_attention):
+    tensors = [t for group in plan.groups for t in (group.query_index, group.key_index, group.tile_mask)]
+    heads = [n for group in plan.groups for n in (len(group.heads), *group.heads, *group.mask_of_head)]
+    out, _, attention = tiles_forward(queries, keys, values, tensors, heads, plan.digest, scale, return_attention)
+    return out, (attention if return_attention else None)
+
+
+def _groups(tensors: Sequence[Tensor], heads: Sequence[int]) -> list[TileGroup]:
+    groups, at = [], 0
+    for i in range(0, len(tensors), 3):
+        count = heads[at]
+        names, masks = heads[at + 1 : at + 1 + count], heads[at + 1 + count : at + 1 + 2 * count]
+        groups.append(TileGroup(tuple(names), tuple(masks), *tensors[i : i + 3]))
+        at += 1 + 2 * count
+    return groups
+
+
+@torch.library.custom_op("ylg::tiles_forward", mutates_args=())
+def tiles_forward(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    tensors: Sequence[Tensor],
+    heads: Sequence[int],
+    digest: str,
+    scale: float,
+    return_attention: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    layout = tile_layout(_groups(tensors, heads), *queries.shape[1:3], keys.shape[2], digest)
+    out, log_total, attention = _forward(queries, keys, values, layout, scale, return_attention)
+    return out, log_total, queries.new_empty(0) if attention is None else attention
+
+
+@tiles_forward.register_fake
+def _(queries, keys, values, tensors, heads, digest, scale, return_attention):
+    batch, num_heads, num_queries, _ = queries.shape
+    slots = sum(len(group.heads) * group.query_index[0].numel() for group in _groups(tensors, heads))
+    attention = (batch, num_heads, num_queries, keys.shape[2]) if return_attention else (0,)
+    out = queries.new_empty(batch, num_heads, num_queries, values.shape[-1])
+    return out, queries.new_empty(batch, slots), queries.new_empty(attention)
+
+
+@torch.library.custom_op("ylg::tiles_backward", mutates_args=())
+def tiles_backward(
+    d_out: Tensor,
+    d_attention: Tensor | None,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    out: Tensor,
+    log_total: Tensor,
+    tensors: Sequence[Tensor],
+    heads: Sequence[int],
+    digest: str,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    layout = tile_layout(_groups(tensors, heads), *queries.shape[1:3], keys.shape[2], digest)
+    return _backward(d_out, d_attention, queries, keys, values, out, log_total, layout, scale)
+
+
+@tiles_backward.register_fake
+def _(d_out, d_attention, queries, keys, values, out, log_total, tensors, heads, digest, scale):
+    return tuple(x.new_empty(x.shape) for x in (queries, keys, values))
+
+
+def _save_for_backward(ctx, inputs, output) -> None:
+    queries, keys, values, tensors, ctx.heads, ctx.digest, ctx.scale, ctx.return_attention = inputs
+    ctx.save_for_backward(queries, keys, values, output[0], output[1], *tensors)
+
+
+def _operator_backward(ctx, d_out, d_log_total, d_attention):
+    saved = ctx.saved_tensors
+    d_attention = d_attention if ctx.return_attention else None
+    gradients = tiles_backward(d_out, d_attention, *saved[:5], list(saved[5:]), ctx.heads, ctx.digest, ctx.scale)
+    return *gradients, [None] * len(saved[5:]), None, None, None, None
+
+
+tiles_forward.register_autograd(_operator_backward, setup_context=_save_for_backward)
 
 
 # --- second derivatives -----------------------------------------------------------------------------------------------
@@ -297,7 +406,7 @@ def tile_layout(plan: AttentionPlan) -> TileLayout:
 
 def _plain(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, scale: float) -> tuple[Tensor, Tensor]:
     """The same attention and its dense probabilities, in operators that autograd differentiates as often as asked."""
-    layout = tile_layout(plan)
+    layout = tile_layout(plan.groups, *plan.sizes, plan.digest)
     batch, num_heads, num_queries, _ = queries.shape
     q_rows, k_rows, v_rows = _rows(queries), _rows(keys), _rows(values)
     outs = []
