@@ -26,7 +26,10 @@ from collections import Counter
 from pathlib import Path
 
 if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
-    sys.exit("kernel_report.py: error: TRITON_INTERPRET is set, so kernels would be interpreted: unset it")
+    print(
+        "kernel_report.py: error: TRITON_INTERPRET is set, so kernels would be interpreted: unset it", file=sys.stderr
+    )
+    sys.exit(2)
 
 import torch
 import triton
@@ -135,16 +138,28 @@ def everything(plan, dtype: torch.dtype, dim_qk: int, dim_v: int, channels_first
     return run
 
 
+def head_dims(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found or not all(1 <= int(dim) <= triton_ops.MAX_HEAD_DIM for dim in found.groups()):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not two head dims from 1 to {triton_ops.MAX_HEAD_DIM}, as in 4x16"
+        )
+    return int(found[1]), int(found[2])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capability", type=int, default=90, help="compute capability of the GPU (default: 90)")
     parser.add_argument("--grid", type=int, default=32, help="side of the query grid; keys have half (default: 32)")
     parser.add_argument("--pattern", default="ltr_rtl", help="pattern of the heads (default: ltr_rtl)")
     parser.add_argument(
-        "--dims", nargs="+", default=["4x16", "2x8"], metavar="QKxV",
+        "--dims", nargs="+", type=head_dims, default=[(4, 16), (2, 8)], metavar="QKxV",
         help="head dims (default: 4x16 2x8, the generator's and the discriminator's)",
     )  # fmt: skip
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="(default: float32 bfloat16)")
+    parser.add_argument(
+        "--dtypes", nargs="+", default=["float32", "bfloat16"], choices=[str(t)[6:] for t in triton_ops.DTYPES],
+        help="(default: float32 bfloat16)",
+    )  # fmt: skip
     parser.add_argument(
         "--layouts", nargs="+", default=["cells-last", "dims-last"], choices=["cells-last", "dims-last"],
         help="cells-last: views of NCHW feature maps; dims-last: contiguous [B, H, N, D] (default: both)",
@@ -152,14 +167,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a kernel instead of the table")
     options = parser.parse_args()
     side = options.grid
+    if side < 2 or side % 2:
+        parser.error(f"argument --grid: {side} is not an even number from 2 up (keys have half the side)")
+    if options.pattern not in (patterns := ("ltr_rtl", "strided", "butterfly", "fixed", "ltr", "rtl", "dense")):
+        parser.error(f"argument --pattern: {options.pattern!r} is not one of {', '.join(patterns)}")
     plan = ylg.attention_plan(ylg.sparse_head_masks(options.pattern, (side, side), (side // 2, side // 2)))
     rows = itertools.product(options.dims, options.dtypes, options.layouts)
     for number, (dims, dtype, layout) in enumerate(rows):
-        dim_qk, dim_v = (int(part) for part in dims.split("x"))
-        run = everything(plan, getattr(torch, dtype), dim_qk, dim_v, channels_first=layout == "cells-last")
+        run = everything(plan, getattr(torch, dtype), *dims, channels_first=layout == "cells-last")
         for name, kernel in compile_kernels(run, options.capability).items():
-            row = {"kernel": name, "dims": dims, "dtype": dtype, "layout": layout, "warps": kernel.metadata.num_warps}
-            row |= costs(kernel)
+            row = {"kernel": name, "dims": f"{dims[0]}x{dims[1]}", "dtype": dtype, "layout": layout}
+            row |= {"warps": kernel.metadata.num_warps, **costs(kernel)}
             if options.json:
                 print(json.dumps(row), flush=True)
                 continue

@@ -167,21 +167,10 @@ def forward(
     for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
         k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
         scores = inner_products(
-            queries,
-            q_cells,
-            q_valid,
-            q_cell,
-            q_dim,
-            keys,
-            k_cells,
-            k_valid,
-            k_cell,
-            k_dim,
-            DIM_QK,
-            PADDED_QK,
-            ACC,
-            ROWS_LAST,
-        )
+            queries, q_cells, q_valid, q_cell, q_dim,
+            keys, k_cells, k_valid, k_cell, k_dim,
+            DIM_QK, PADDED_QK, ACC, ROWS_LAST,
+        )  # fmt: skip
         allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
         scores = tl.where(allowed, scores * scale, float("-inf"))
         peak = tl.maximum(highest, tl.max(scores, 0 if ROWS_LAST else 1))
@@ -237,37 +226,15 @@ def query_gradient(
     for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
         k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
         scores = inner_products(
-            queries,
-            q_cells,
-            q_valid,
-            q_cell,
-            q_dim,
-            keys,
-            k_cells,
-            k_valid,
-            k_cell,
-            k_dim,
-            DIM_QK,
-            PADDED_QK,
-            ACC,
-            ROWS_LAST,
-        )
+            queries, q_cells, q_valid, q_cell, q_dim,
+            keys, k_cells, k_valid, k_cell, k_dim,
+            DIM_QK, PADDED_QK, ACC, ROWS_LAST,
+        )  # fmt: skip
         d_weights = inner_products(
-            d_out,
-            q_cells,
-            q_valid,
-            g_cell,
-            g_dim,
-            values,
-            k_cells,
-            k_valid,
-            v_cell,
-            v_dim,
-            DIM_V,
-            PADDED_V,
-            ACC,
-            ROWS_LAST,
-        )
+            d_out, q_cells, q_valid, g_cell, g_dim,
+            values, k_cells, k_valid, v_cell, v_dim,
+            DIM_V, PADDED_V, ACC, ROWS_LAST,
+        )  # fmt: skip
         allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
         weights = tl.exp2(tl.where(allowed, scores * scale - along_rows(normaliser, ROWS_LAST), float("-inf")))
         if ONE_BLOCK:
@@ -316,37 +283,15 @@ def key_value_gradient(
         normaliser = tl.load(logsumexp + q_cells, mask=q_valid, other=0)
         column_delta = tl.load(delta + q_cells, mask=q_valid, other=0)
         scores = inner_products(
-            keys,
-            k_cells,
-            k_valid,
-            k_cell,
-            k_dim,
-            queries,
-            q_cells,
-            q_valid,
-            q_cell,
-            q_dim,
-            DIM_QK,
-            PADDED_QK,
-            ACC,
-            ROWS_LAST,
-        )
+            keys, k_cells, k_valid, k_cell, k_dim,
+            queries, q_cells, q_valid, q_cell, q_dim,
+            DIM_QK, PADDED_QK, ACC, ROWS_LAST,
+        )  # fmt: skip
         d_weights = inner_products(
-            values,
-            k_cells,
-            k_valid,
-            v_cell,
-            v_dim,
-            d_out,
-            q_cells,
-            q_valid,
-            g_cell,
-            g_dim,
-            DIM_V,
-            PADDED_V,
-            ACC,
-            ROWS_LAST,
-        )
+            values, k_cells, k_valid, v_cell, v_dim,
+            d_out, q_cells, q_valid, g_cell, g_dim,
+            DIM_V, PADDED_V, ACC, ROWS_LAST,
+        )  # fmt: skip
         allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
         weights = tl.exp2(tl.where(allowed, scores * scale - along_columns(normaliser, ROWS_LAST), float("-inf")))
         d_out_tile = load_cells(d_out, q_cells, q_valid, g_cell, g_dim, DIM_V, PADDED_V)
@@ -422,21 +367,10 @@ def attention_map(
     for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
         k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
         scores = inner_products(
-            queries,
-            q_cells,
-            q_valid,
-            q_cell,
-            q_dim,
-            keys,
-            k_cells,
-            k_valid,
-            k_cell,
-            k_dim,
-            DIM_QK,
-            PADDED_QK,
-            ACC,
-            ROWS_LAST,
-        )
+            queries, q_cells, q_valid, q_cell, q_dim,
+            keys, k_cells, k_valid, k_cell, k_dim,
+            DIM_QK, PADDED_QK, ACC, ROWS_LAST,
+        )  # fmt: skip
         allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
         weights = tl.exp2(tl.where(allowed, scores * scale - along_rows(normaliser, ROWS_LAST), float("-inf")))
         at = along_rows(q_cells.to(tl.int64) * num_keys, ROWS_LAST) + along_columns(k_cells, ROWS_LAST)
