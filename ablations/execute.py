@@ -108,7 +108,10 @@ def _initial_metrics(
     if not place.is_first:
         return {}
     if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            print(f"{path} is not whole ({error}): measured again")
     generator, _ = build_networks(config)
     metrics = measure(generator.to(place.device), data, num_samples, progress)
     with atomic_write(path) as temporary:

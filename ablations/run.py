@@ -277,7 +277,9 @@ def main(argv: list[str] | None = None) -> int:
             require_equal_sizes(asked.experiments)
             place = stack.enter_context(processes(options.device))
             data = load(asked, place)
-            check(asked, data)
+            if place.is_first:
+                check(asked, data)
+            place.wait()
         if place.is_first:
             print(data.describe(), flush=True)
         try:
