@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.inversion import PRESETS, InversionConfig, invert
+from analysis.inversion import PRESETS, InversionConfig, _ramp, invert
 from analysis.inversion_loss import InversionLoss, LossConfig, block_outputs
 from analysis.lookahead import Lookahead
 from analysis.similarity import ssim_distance
@@ -250,6 +250,37 @@ def test_the_clamp_holds_and_the_published_preset_leaves_z_free(model):
     published = PRESETS["published"]
     assert (published.clamp, published.draws, published.steps, published.restarts) == (0.0, 0, 1000, 8)
     assert (published.loss.norm, published.learning_rate) == ("batch", 0.07)
+
+
+def test_each_restart_keeps_the_code_of_its_lowest_loss_and_not_its_last(model):
+    generator, discriminator = model
+    target = picture(generator)
+    config = replace(QUICK, steps=30, learning_rate=3.0, ramp_down=0.0, clamp=0.0)  # it overshoots
+    found = invert(generator, discriminator, target, config, ssim_distance(), label=1)
+    assert (found.losses.argmin(0) < 29).any()
+    loss = InversionLoss(discriminator, target[None], config.loss)
+    with torch.no_grad():
+        again = loss.per_image(loss.terms(generator(found.latents, found.labels)))
+    np.testing.assert_allclose(again.numpy(), found.losses.min(0), rtol=1e-4)
+
+
+def test_the_learning_rate_rises_linearly_stays_and_falls_along_a_cosine():
+    config = InversionConfig(ramp_up=0.2, ramp_down=0.4)
+    assert [_ramp(t, config) for t in (0.0, 0.1, 0.2, 0.6)] == [0.0, 0.5, 1.0, 1.0]
+    assert _ramp(0.8, config) == pytest.approx(0.5)
+    assert _ramp(0.9, config) == pytest.approx(0.5 - 0.5 * math.cos(math.pi / 4))
+    assert _ramp(1.0, config) == 0.0
+    assert {_ramp(t / 10, PRESETS["published"]) for t in range(11)} == {1.0}
+
+
+def test_noise_on_z_changes_the_path_and_has_gone_before_the_end(model):
+    config = replace(QUICK, steps=12, learning_rate=1e-9)  # z stays, so that losses show the noise alone
+    still = invert(*model, picture(model[0]), config, ssim_distance(), label=0).losses
+    noisy = invert(*model, picture(model[0]), replace(config, noise=0.5), ssim_distance(), label=0).losses
+    change = np.abs(noisy - still).mean(1)
+    assert change[:3].mean() > 0.01
+    assert change[9:].max() < 1e-4
+    assert np.ptp(still, axis=0).max() < 1e-4
 
 
 def test_frames_are_evenly_spaced_and_bounded_however_long_it_lasts(model):

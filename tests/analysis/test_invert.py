@@ -140,12 +140,14 @@ def test_numbers_of_a_tuned_generator_are_labelled_wherever_they_appear(checkpoi
     label = "generator tuned to this image"
     assert capsys.readouterr().out.count(label) == 4  # two lines, two rows of the summary
     with (out / "table.csv").open() as file:
-        methods = [row["method"] for row in csv.DictReader(file)]
-    assert methods == ["pixel", f"pixel, {label}", "features", f"features, {label}"]
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == ["pixel", f"pixel, {label}", "features", f"features, {label}"]
     folder = out / "three" / "pixel"
     assert (folder / "reconstruction_generator_tuned.png").is_file()
     assert label in (folder / "explorer.html").read_text()
-    assert "psnr" in json.loads((folder / "metrics.json").read_text())[label]
+    numbers = json.loads((folder / "metrics.json").read_text())
+    assert [float(row["psnr"]) for row in rows[:2]] == [numbers["psnr"], numbers[label]["psnr"]]
+    assert numbers["psnr"] != numbers[label]["psnr"]
 
 
 def test_an_interruption_keeps_the_best_so_far_and_says_so(checkpoint, picture, tmp_path, monkeypatch, capsys):
