@@ -58,18 +58,18 @@ class _TilesAttention(torch.autograd.Function):
         out, log_total, attention = _forward(queries, keys, values, layout, scale, return_attention)
         ctx.plan, ctx.scale = plan, scale
         ctx.set_materialize_grads(False)  # no dense zeros where only one of the outputs is used
-        ctx.save_for_backward(queries, keys, values, out, log_total)
+        ctx.save_for_backward(queries, keys, values, log_total)
         return out, attention
 
     @staticmethod
     def backward(ctx, d_out, d_attention):
-        queries, keys, values, out, log_total = ctx.saved_tensors
+        queries, keys, values, log_total = ctx.saved_tensors
         if d_out is None:
-            d_out = torch.zeros_like(out)
+            d_out = queries.new_zeros(*queries.shape[:3], values.shape[-1])
         if torch.is_grad_enabled():  # create_graph=True: the gradients themselves are to be differentiated
             return *_differentiable_gradients(ctx, queries, keys, values, d_out, d_attention), None, None, None
         layout = tile_layout(ctx.plan.groups, *ctx.plan.sizes, ctx.plan.digest)
-        gradients = _backward(d_out, d_attention, queries, keys, values, out, log_total, layout, ctx.scale)
+        gradients = _backward(d_out, d_attention, queries, keys, values, log_total, layout, ctx.scale)
         return *gradients, None, None, None
 
 
@@ -106,7 +106,6 @@ def _backward(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    out: Tensor,
     log_total: Tensor,
     layout: TileLayout,
     scale: float,
@@ -115,8 +114,6 @@ def _backward(
     batch = queries.shape[0]
     q_rows, k_rows, v_rows = _rows(queries), _rows(keys * (scale * LOG2_E)), _rows(values)
     d_rows = _rows(d_out)
-    # sum over keys of probability * its gradient, per query: what the softmax takes off every gradient
-    mean_rows = (d_rows * _rows(out)).sum(-1, keepdim=True)
     if d_attention is not None:
         d_attention = d_attention.flatten(1)
     dq_tiles = queries.new_empty(batch, layout.query_slots, queries.shape[-1])
@@ -128,15 +125,13 @@ def _backward(
         offset = log_total[some, piece.query_slots].reshape(-1, 1, piece.T)
         weights = piece.mask_(torch.baddbmm(offset, k, q.mT, beta=-1)).exp2_()
         piece.clear_padding_(weights)
-        if d_attention is None:
-            d_scores = torch.baddbmm(piece.queries(mean_rows[some]).mT, v, d.mT, beta=-1)
-        else:
-            d_scores = torch.bmm(v, d.mT)
+        d_weights = torch.bmm(v, d.mT)
+        if d_attention is not None:
             edges = d_attention[some].index_select(1, piece.edge_cell)
-            d_edges = torch.zeros_like(d_scores).view(-1, piece.num_scores).index_copy_(1, piece.edge_slot, edges)
-            d_scores += d_edges.view_as(d_scores)
-            d_scores -= (weights * d_scores).sum(1, keepdim=True)
-        d_scores.mul_(weights)
+            d_edges = torch.zeros_like(weights).view(-1, piece.num_scores).index_copy_(1, piece.edge_slot, edges)
+            d_weights += d_edges.view_as(d_weights)
+        # weights * (d_weights - (weights * d_weights).sum(1, keepdim=True)), in one pass
+        d_scores = torch._softmax_backward_data(d_weights, weights, 1, weights.dtype)
         piece.put_(dq_tiles[some, piece.query_slots], _product(d_scores.mT, k))
         piece.put_(dk_tiles[some, piece.key_slots], _product(d_scores, q))
         piece.put_(dv_tiles[some, piece.key_slots], _product(weights, d))
@@ -370,7 +365,6 @@ def tiles_backward(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    out: Tensor,
     log_total: Tensor,
     tensors: Sequence[Tensor],
     heads: Sequence[int],
@@ -378,24 +372,24 @@ def tiles_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     layout = tile_layout(_groups(tensors, heads), *queries.shape[1:3], keys.shape[2], digest)
-    return _backward(d_out, d_attention, queries, keys, values, out, log_total, layout, scale)
+    return _backward(d_out, d_attention, queries, keys, values, log_total, layout, scale)
 
 
 @tiles_backward.register_fake
-def _(d_out, d_attention, queries, keys, values, out, log_total, tensors, heads, digest, scale):
+def _(d_out, d_attention, queries, keys, values, log_total, tensors, heads, digest, scale):
     return tuple(x.new_empty(x.shape) for x in (queries, keys, values))
 
 
 def _save_for_backward(ctx, inputs, output) -> None:
     queries, keys, values, tensors, ctx.heads, ctx.digest, ctx.scale, ctx.return_attention = inputs
-    ctx.save_for_backward(queries, keys, values, output[0], output[1], *tensors)
+    ctx.save_for_backward(queries, keys, values, output[1], *tensors)
 
 
 def _operator_backward(ctx, d_out, d_log_total, d_attention):
     saved = ctx.saved_tensors
     d_attention = d_attention if ctx.return_attention else None
-    gradients = tiles_backward(d_out, d_attention, *saved[:5], list(saved[5:]), ctx.heads, ctx.digest, ctx.scale)
-    return *gradients, [None] * len(saved[5:]), None, None, None, None
+    gradients = tiles_backward(d_out, d_attention, *saved[:4], list(saved[4:]), ctx.heads, ctx.digest, ctx.scale)
+    return *gradients, [None] * len(saved[4:]), None, None, None, None
 
 
 tiles_forward.register_autograd(_operator_backward, setup_context=_save_for_backward)
