@@ -9,6 +9,7 @@ memorised shows in numbers: how far generated images are from the training set, 
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from sagan_base.options import Parser
 from sagan_base.provenance import provenance
 from sagan_base.sample import draw_class
 
-LIMITS = (0.5, 1.0, 1.5, 2.0, None)
+# Of |z|; drawn by the inverse distribution function, so that every row begins from the same random numbers.
+LIMITS = (0.5, 1.0, 1.5, 2.0, math.inf)
 HELD_OUT = 200  # real images that are compared with the training set, at most
 MOST_ROWS = 20
 
@@ -73,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = [(model.class_name(label), draw_class(model.generator, label, number, seed)) for label in labels]
     save_image(labelled_sheet(rows), out / "classes.png")
     limits = [(limit, draw_class(model.generator, labels[0], number, seed, limit)) for limit in LIMITS]
-    names = ["no limit" if limit is None else f"|z| <= {limit}" for limit in LIMITS]
+    names = ["no limit" if math.isinf(limit) else f"|z| <= {limit}" for limit in LIMITS]
     save_image(labelled_sheet(list(zip(names, [images for _, images in limits], strict=True))), out / "truncation.png")
     numbers: dict[str, Any] = {
         "truncation": {

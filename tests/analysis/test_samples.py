@@ -58,7 +58,7 @@ def test_the_sheets_are_written_and_truncation_lowers_the_spread(checkpoint, tmp
     }  # fmt: skip
     record = json.loads((tmp_path / "samples.json").read_text())
     by_limit = list(record["truncation"]["mean distance between two images"].values())
-    assert by_limit[0] < by_limit[1] < by_limit[2] < by_limit[-1]
+    assert by_limit == sorted(by_limit)
     medians = record["neighbours"]["median distance to the nearest training image"]
     assert medians["held-out real"] < medians["generated"]  # this generator is untrained
     with Image.open(tmp_path / "classes.png") as sheet:
