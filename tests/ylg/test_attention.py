@@ -87,6 +87,15 @@ def test_tiles_agree_with_the_reference_on_random_masks(heads, queries, keys, de
         torch.testing.assert_close(ours, dense, rtol=1e-10, atol=1e-10)
 
 
+def test_heads_may_share_masks_in_unequal_numbers():
+    lower = torch.ones(8, 8, dtype=torch.bool).tril()
+    plan = attention_plan(torch.stack([lower, lower, lower.T, lower]))
+    assert plan.groups[0].shape[0] == 2 and len(plan.groups[0].heads) == 4
+    tensors = inputs(plan, 2, 3, 4)
+    for ours, dense in zip(results(tensors, plan, "tiles"), results(tensors, plan, "reference"), strict=True):
+        torch.testing.assert_close(ours, dense)
+
+
 @pytest.mark.parametrize("dim", [1, 2, 3, 5, 16])
 def test_gradients_are_those_of_the_function_itself(dim):
     plan = attention_plan(head_masks("ltr_rtl", (2, 4), (2, 2), 4))

@@ -96,9 +96,9 @@ def test_tiles_are_found_whatever_the_permutation_of_cells(pattern, alignment, s
 
 
 def test_a_class_token_does_not_spoil_the_tiles_of_the_patches():
-    patches = attention_plan(head_masks("butterfly", (16, 16)))
+    patches = attention_plan(head_masks("ltr_rtl", (16, 16)))
     masks = torch.ones(8, 257, 257, dtype=torch.bool)
-    masks[:, 1:, 1:] = head_masks("butterfly", (16, 16))
+    masks[:, 1:, 1:] = head_masks("ltr_rtl", (16, 16))
     with_token = attention_plan(masks)
     assert torch.equal(dense(with_token), masks)
     assert work(with_token)[0] <= 1.5 * work(patches)[0]
