@@ -35,7 +35,12 @@ def command_line() -> str:
     """The command as a person would type it again, paths to the interpreter and the script shortened."""
     program = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path("-")
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
-    name = f"-m {main.name.removesuffix('.__main__')}" if main is not None else program.name
+    if main is not None:
+        name = f"-m {main.name.removesuffix('.__main__')}"
+    else:
+        root = Path(__file__).resolve().parents[1]
+        inside = program.resolve().is_relative_to(root)
+        name = program.resolve().relative_to(root).as_posix() if inside else program.name
     return shlex.join(["python", *name.split(" ", 1), *sys.argv[1:]])
 
 
