@@ -188,6 +188,7 @@ def test_a_light_picture_before_a_dark_model_is_warned_of_and_the_negative_is_th
         (["PICTURE", "--heads", "9"], "heads=[9] do not exist"),
         (["PICTURE", "--class", "ten"], "class 'ten' does not exist"),
         (["PICTURE", "--method", "style"], "invalid choice: 'style'"),
+        (["PICTURE", "--threads", "0"], "--threads 0 is not positive"),
         (["PICTURE", "--clamp", "-1"], "clamp=-1.0 is negative"),
         (["--held-out", "-1"], "--held-out -1 is negative"),
         (["--held-out", "9999"], "ask for fewer"),
