@@ -46,10 +46,14 @@ def setting_text(records: list[Record]) -> str:
     seeds = sorted({record.seed for record in records})
     hours = sum(record.seconds for record in records) / 3600
     return (
-        f"{len(by_row(records))} rows, {len(seeds)} seed{'s' * (len(seeds) > 1)}, {len(records)} runs of "
+        f"{_count(len(by_row(records)), 'row')}, {_count(len(seeds), 'seed')}, {_count(len(records), 'run')} of "
         f"{setting['steps']:,} steps at {setting['resolution']}x{setting['resolution']}, recipe {setting['recipe']}; "
         f"{hours:.1f} hours of training on {' and '.join(machines(records))}"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number > 1)}"
 
 
 def machines(records: list[Record]) -> list[str]:

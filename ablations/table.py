@@ -6,6 +6,7 @@ It is rebuilt from the run folders each time, so it cannot disagree with them. r
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ablations.published import ASTERISK
@@ -98,13 +99,13 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def cell(value: Any) -> str:
-    """How a value is shown: whole numbers whole, others with four significant digits, nothing as "-"."""
+    """How a value is shown: integers whole, measured numbers with three or four digits, nothing as "-"."""
     if value is None or (isinstance(value, float) and pd.isna(value)):
         return "-"
     if isinstance(value, (bool, str)):
         return str(value)
-    if float(value).is_integer() and abs(value) < 1e15:
-        return f"{int(value):,}"
+    if isinstance(value, (int, np.integer)):
+        return f"{value:,}"
     size = abs(float(value))
-    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 3 if size >= 0.1 else 4
+    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 or not size else 3 if size >= 0.1 else 4
     return f"{value:,.{digits}f}"

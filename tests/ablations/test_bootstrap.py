@@ -116,3 +116,12 @@ def test_pairing_narrows_the_interval_where_samples_are_alike():
         return found.high - found.low
 
     assert width(resampled_distances(other, 200, 0)) < width(resampled_distances(other, 200, 1)) / 10
+
+
+def test_the_interval_lies_about_the_estimate_although_resampling_biases_distances_upwards():
+    """Few samples of wide features: resampled distances are all larger than the measured one."""
+    row, dense = gaussian(1, size=40), gaussian(2, size=4000)
+    drawn, others = resampled_distances(row, 300, 0), resampled_distances(dense, 300, 0)
+    assert np.median(drawn) > row.distance() * 1.1
+    found = paired_difference({0: row.distance()}, {0: dense.distance()}, {0: drawn}, {0: others})
+    assert (found.low + found.high) / 2 == pytest.approx(found.estimate, abs=0.25 * (found.high - found.low))

@@ -40,7 +40,7 @@ def test_a_dry_run_tells_finished_started_and_new_runs_apart_and_writes_nothing(
     monkeypatch.setattr(run, "run_experiment", lambda *_: pytest.fail("it ran"))
     assert run.main(["--rows", "sagan", "ylg", "ylg_pool", "--dry-run", "--out", str(tmp_path)]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if "seed0" in line}
-    assert "finished" in lines["sagan-seed0"] and "new" in lines["ylg_pool-seed0"]
+    assert lines["sagan-seed0"].split()[1] == "finished" and lines["ylg_pool-seed0"].split()[1] == "new"
     assert f"goes on at {PRESETS['digits'].steps // 4}" in lines["ylg-seed0"]
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -65,7 +65,7 @@ def test_unfinished_runs_are_named_below_the_table(canned_run, tmp_path):
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(1797, "1,797"), (12.345, "12.35"), (257.12, "257.1"), (0.123456, "0.123"), (0.01234, "0.0123"), (None, "-"),
-     (float("nan"), "-"), (-0.5, "-0.500"), ("16.64*", "16.64*"), (3.0, "3")],
+     (float("nan"), "-"), (-0.5, "-0.500"), ("16.64*", "16.64*"), (1.0, "1.00"), (0.0, "0.00")],
 )  # fmt: skip
 def test_numbers_are_shown_with_about_four_significant_digits(value, shown):
     assert cell(value) == shown
