@@ -73,7 +73,9 @@ def verdict_sentences(groups: dict[str, list[Record]], compared: dict[str, tuple
         title, dense = groups[name][0].title, groups[other][0].title
         key = groups[name][0].distance_key
         interval = f"{difference.estimate:+.3g}, 95% interval {difference.low:+.3g} to {difference.high:+.3g}"
-        seeds = f"{difference.seeds} seed{'s' * (difference.seeds > 1)}"
+        seeds = f"{difference.seeds} seeds"
+        if difference.seeds == 1:
+            seeds = "over the samples of one training each: another seed may differ by more"
         if difference.verdict == "no interval":
             sentences.append(f"{title}: {difference.estimate:+.3g} to {dense} in {key} on one seed; no interval.")
         elif difference.verdict == "no difference shown":

@@ -49,6 +49,14 @@ def test_a_difference_inside_its_interval_is_said_to_be_so(report):
     assert f"YLG-SAGAN: lower {DISTANCE} than SAGAN" in page
 
 
+def test_an_interval_of_a_single_seed_is_said_to_cover_its_samples_only(canned_run, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for row, shift in (("sagan", 1.0), ("ylg", 0.4)):
+        canned_run(row, 0, 5 * shift**2, samples=random.standard_normal((200, 5)) + shift)
+    assert main([str(tmp_path), "--resamples", "100"]) == 0
+    assert "over the samples of one training each: another seed may differ" in (tmp_path / "report.html").read_text()
+
+
 def test_markdown_latex_and_page_show_the_same_text(report):
     markdown = (report / "report.md").read_text()
     cells = next(line for line in markdown.splitlines() if line.startswith("| YLG-SAGAN ")).strip("| ").split("|")
