@@ -32,16 +32,32 @@ def provenance(seed: int | None = None) -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """The command as a person would type it again, paths to the interpreter and the script shortened."""
-    program = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path("-")
+    """The command as a person would type it again in the repository.
+
+    Absolute paths say where somebody keeps files, so they are shortened: to what lies below the repository or the
+    working folder, or else to their last part.
+    """
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
+    program = sys.argv[0] if sys.argv and sys.argv[0] else "-"
     if main is not None:
-        name = f"-m {main.name.removesuffix('.__main__')}"
+        words = ["-m", main.name.removesuffix(".__main__")]
     else:
-        root = Path(__file__).resolve().parents[1]
-        inside = program.resolve().is_relative_to(root)
-        name = program.resolve().relative_to(root).as_posix() if inside else program.name
-    return shlex.join(["python", *name.split(" ", 1), *sys.argv[1:]])
+        words = [_shortened(str(Path(program).resolve()) if Path(program).is_file() else program)]
+    return shlex.join(["python", *words, *(_shortened(word) for word in sys.argv[1:])])
+
+
+def _shortened(word: str) -> str:
+    """A word of a command line, or the path after its "=" or ":", without the folders that are the user's own."""
+    for mark in ("=", ":"):
+        before, found, path = word.partition(mark)
+        if found and Path(path).is_absolute():
+            return before + mark + _shortened(path)
+    if not Path(word).is_absolute():
+        return word
+    for root in (Path(__file__).resolve().parents[1], Path.cwd().resolve()):
+        if Path(word).is_relative_to(root) and Path(word) != root:
+            return Path(word).relative_to(root).as_posix()
+    return Path(word).name
 
 
 def versions() -> dict[str, str]:
