@@ -359,29 +359,32 @@ def main(argv: list[str] | None = None) -> None:
 
     name = describe(device)
     print(f"{name}; torch {torch.__version__}; copies at {(bandwidth := copy_bandwidth(device)):.1f} GB/s\n")
+    stem = options.out / (options.name or f"attention-{'cpu' if device.type == 'cpu' else name.replace(' ', '-')}")
+    described = {"device": name, "copy_gb_per_s": bandwidth, **provenance(seed=0), "runs": options.runs}
     rows, known = [], {}
     for case in options.cases:
         rows += (new := measure(case, CASES[case], device, options.runs, options.limit, known))
         lines = table(new).splitlines()
         print("\n".join(lines if len(rows) == len(new) else lines[1:]), flush=True)
-    growth = exponents(rows)
-    fitted = {method: round(slope, 2) for method, (_, _, slope) in growth.items() if slope is not None}
+        write(described, rows, name, stem)  # after each case: a large one may take minutes, and be stopped
+    fitted = fitted_exponents(rows)
     print("\ntime grows with the number of queries n, forward + backward, grids from 32 on: ", end="")
     print(", ".join(f"{method} n^{slope}" for method, slope in fitted.items()) or "too few grids to say")
-    stem = options.name or f"attention-{device.type if device.type == 'cpu' else name.replace(' ', '-')}"
-    result = {
-        "device": name,
-        "copy_gb_per_s": bandwidth,
-        **provenance(seed=0),
-        "runs": options.runs,
-        "exponents_forward_backward": fitted,
-        "rows": rows,
-    }
-    with atomic_write(options.out / f"{stem}.json") as temporary:
+    print(f"\nwritten: {stem}.json{' and .png' if exponents(rows) else ''}")
+
+
+def fitted_exponents(rows: list[dict]) -> dict[str, float]:
+    """Slope of log time over log n of each method that was measured on enough grids."""
+    return {method: round(slope, 2) for method, (_, _, slope) in exponents(rows).items() if slope is not None}
+
+
+def write(described: dict, rows: list[dict], device_name: str, stem: Path) -> None:
+    """The JSON and, where there is growth to show, the plot."""
+    result = described | {"exponents_forward_backward": fitted_exponents(rows), "rows": rows}
+    with atomic_write(stem.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n")
-    if growth:
-        plot(rows, name, options.out / f"{stem}.png")
-    print(f"\nwritten: {options.out / stem}.json{' and .png' if growth else ''}")
+    if exponents(rows):
+        plot(rows, device_name, stem.with_suffix(".png"))
 
 
 if __name__ == "__main__":
