@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# The tests' tensors are tiny: a second thread costs more than it gives, and on a busy machine very much more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from hypothesis import settings

@@ -13,6 +13,7 @@ from ylg.attention import sparse_attention
 from ylg.backends import BACKENDS
 from ylg.heads import HeadPattern, head_steps, sparse_head_masks
 from ylg.orders import Order, check_grid
+from ylg.patterns import Pattern
 from ylg.plan import AttentionPlan, attention_plan
 
 MODES = ("parallel", "sequential")
@@ -88,6 +89,7 @@ class SparseAttention2d(nn.Module):
             raise ValueError(f"channels={channels} must be at least 1")
         if pool < 1 or grid[0] % pool or grid[1] % pool:
             raise ValueError(f"pool={pool} does not divide the grid {grid}; pool=1 leaves keys as they are")
+        layout = head_steps(pattern, num_heads)  # before the channels: heads that fit no pattern never fit those
         qk_channels = max(channels // 8, 8, num_heads) if qk_channels is None else qk_channels
         v_channels = max(channels // 2, 8, num_heads) if v_channels is None else v_channels
         for name, size in (("qk_channels", qk_channels), ("v_channels", v_channels)):
@@ -100,7 +102,7 @@ class SparseAttention2d(nn.Module):
         self.order, self.alignment, self.mode, self.pool = order, alignment, mode, pool
         self.scale, self.backend = scale, backend
         key_grid = (grid[0] // pool, grid[1] // pool)
-        steps = _chained_steps(pattern, num_heads) if mode == "sequential" else None
+        steps = _chained_steps(layout) if mode == "sequential" else None
 
         def plan(query_grid: tuple[int, int], step: int | None) -> PlanBuffers:
             masks = sparse_head_masks(pattern, query_grid, key_grid, num_heads, order, alignment, stride)
@@ -163,12 +165,9 @@ class SparseAttention2d(nn.Module):
         )
 
 
-def _chained_steps(pattern: HeadPattern, num_heads: int) -> list[list[int]]:
+def _chained_steps(layout: list[tuple[Pattern, int]]) -> list[list[int]]:
     """For every step of the chain and every head: the head of the parallel layout whose mask is that step."""
-    layout = head_steps(pattern, num_heads)
     lengths = {chosen.name: chosen.num_steps for chosen, _ in layout}
     if len(set(lengths.values())) > 1:
-        raise ValueError(
-            f"mode='sequential' needs patterns of equally many steps, got {lengths}; use mode='parallel'"
-        )
+        raise ValueError(f"mode='sequential' needs patterns of equally many steps, got {lengths}; use mode='parallel'")
     return [[layout.index((chosen, t)) for chosen, _ in layout] for t in range(max(lengths.values()))]

@@ -91,9 +91,7 @@ class AttentionPlan:
 
     def tensors(self) -> dict[str, Tensor]:
         """The plan's tensors by name, for a module to register as buffers."""
-        return {
-            f"group{g}_{name}": getattr(group, name) for g, group in enumerate(self.groups) for name in _TENSORS
-        }
+        return {f"group{g}_{name}": getattr(group, name) for g, group in enumerate(self.groups) for name in _TENSORS}
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> AttentionPlan:
         """The same plan, holding these tensors: those of ``tensors()`` after they have moved."""
@@ -133,6 +131,7 @@ class AttentionPlan:
         With it, gradients of keys and values are gathered, tile by tile, instead of scattered. Keys that no query
         attends to are in no tile.
         """
+
         def build():
             return _build([_canonical(sp.csr_array(mask.T)) for mask in self.sparse_masks()], digest)
 
