@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -253,7 +254,10 @@ def test_the_script_runs_as_documented_and_ctrl_c_keeps_the_best_so_far(checkpoi
     out = tmp_path / "out"
     command = [sys.executable, "analysis/invert.py", picture, "--checkpoint", checkpoint, "--out", out]
     command += ["--restarts", "2", "--draws", "12", "--steps", "1000000", "--patience", "0"]
-    with subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as script:
+    # Where the tests run in the background, SIGINT is ignored, and a child would inherit that.
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=repository, preexec_fn=heeded, **pipes) as script:
         said = b""
         while b"optimising" not in said:
             part = os.read(script.stderr.fileno(), 4096)
