@@ -10,10 +10,13 @@ is rebuilt from the folders, so results of several machines merge by copying fol
 """
 
 import argparse
+import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from ablations.execute import Measurement, finished, run_experiment
 from ablations.experiment import Experiment, Setting, experiments
@@ -276,6 +279,8 @@ def main(argv: list[str] | None = None) -> int:
                 raise ValueError(f"preset {options.preset} needs images; give --data imagenet:PATH (it holds train/)")
             require_equal_sizes(asked.experiments)
             place = stack.enter_context(processes(options.device))
+            if (threads := asked.setting.preset.cpu_threads) and "OMP_NUM_THREADS" not in os.environ:
+                torch.set_num_threads(threads)
             data = load(asked, place)
             if place.is_first:
                 check(asked, data)

@@ -1,6 +1,7 @@
 """The command line: what it makes of its options, and what it refuses in one line before any work."""
 
 import pytest
+import torch
 
 from ablations import run
 from ablations.presets import PRESETS
@@ -117,3 +118,19 @@ def test_runs_of_another_setting_in_the_folder_are_refused_before_training(canne
         run.main(["--rows", "ylg", "--out", str(tmp_path)])
     said = capsys.readouterr().err
     assert stop.value.code == 2 and "cannot stand in one table" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("variables", "expected"), [({}, 1), ({"OMP_NUM_THREADS": "3"}, 2)])
+def test_the_digits_preset_runs_on_one_thread_unless_told_otherwise(variables, expected, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(run, "run_all", lambda *_: seen.append(torch.get_num_threads()) or 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert run.main(["--pattern", "ltr_rtl", "--esa", "--out", str(tmp_path)]) == 0
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [expected]
