@@ -24,6 +24,7 @@ from sagan_base.metrics.class_accuracy import class_accuracy
 from sagan_base.metrics.evaluate import evaluate, extract, real_statistics
 from sagan_base.metrics.features import choose_features
 from sagan_base.metrics.generated import GeneratedImages, class_frequency_labels
+from sagan_base.network import attention_off
 from sagan_base.provenance import provenance
 from sagan_base.run_log import read_metrics
 from sagan_base.training import TrainResult, train
@@ -133,6 +134,10 @@ def _measured(
     generator, row = result.generator, experiment.row
     num_samples = experiment.setting.preset.final_samples
     metrics = measure(generator, data, num_samples, progress)
+    off: dict[str, float] = {}
+    if generator.attention_layers():
+        with attention_off(generator):
+            off = measure(generator, data, num_samples, progress, first_only=True)
     _store_features(generator, data, folder, measure, min(num_samples, MOST_STORED_SAMPLES), progress)
     judged = 2 <= data.num_classes <= MOST_CLASSES_JUDGED
     logged: dict[str, float] = {}
@@ -158,6 +163,7 @@ def _measured(
             if key.startswith("gain/")
         },
         provenance=provenance(experiment.seed),
+        attention_off=off,
         folder=folder,
     )
 

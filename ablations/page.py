@@ -90,8 +90,9 @@ def table_note(records: list[Record]) -> str:
     return (
         f"Mean ± sample standard deviation over n seeds. {first.distance_key}: lower is better; "
         f"{first.setting['samples']:,} samples of the EMA generator. Best: lowest value on the curve and the median "
-        "step it came at; the curve draws fewer samples, which makes its distances larger. The paper's FID and IS are "
-        "of ImageNet at 128x128 in Inception features: compare the order of the rows, not the numbers. "
+        "step it came at; the curve draws fewer samples, which makes its distances larger. Attention off: "
+        f"{first.distance_key} of the same samples with the generator's residual gains set to 0. The paper's "
+        "FID and IS are of ImageNet at 128x128 in Inception features: compare the order of the rows, not the numbers. "
         "* not confirmed from a source at hand."
     )
 

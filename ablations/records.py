@@ -32,6 +32,7 @@ class Record:
         file_bytes: size of the exported model.
         seconds: of training, over all its continuations, without the evaluations.
         attention_gains: residual gain of each attention layer at the end.
+        attention_off: metrics of the same generator and samples with its gains set to 0; empty without attention.
     """
 
     row: str
@@ -49,6 +50,7 @@ class Record:
     images_per_second: float
     attention_gains: dict[str, float]
     provenance: dict[str, Any]
+    attention_off: dict[str, float] = field(default_factory=dict)
     format: int = FORMAT
     folder: Path = field(default=Path(), compare=False)
 

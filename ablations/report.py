@@ -157,7 +157,7 @@ def _what_is(distance_key: str) -> str:
 
 def update_readme(readme: Path, records: list[Record], text: pd.DataFrame, verdicts: list[str]) -> None:
     before, after = readme_parts(readme)
-    columns = [c for c in text.columns if c not in ("best @ step", "gains", "file MB", "images/s")]
+    columns = [c for c in text.columns if c not in ("best @ step", "attention off", "gains", "file MB", "images/s")]
     first = records[0]
     section = [
         BEGIN,

@@ -67,6 +67,8 @@ def summarise(records: list[Record], compared: dict[str, tuple[str, Difference]]
         line["median step of best"] = median(step for _, step in best)
         if all(record.class_accuracy is not None for record in runs):
             _spread(line, "class accuracy (SVM)", [record.class_accuracy for record in runs])
+        if all(first.distance_key in record.attention_off for record in runs):
+            _spread(line, f"{first.distance_key}, attention off", [r.attention_off[r.distance_key] for r in runs])
         line |= {
             "compared with": ROWS[other].title if other in ROWS else other,
             "difference": difference.estimate if difference else None,
@@ -126,6 +128,7 @@ def readable(summary: pd.DataFrame, distance_key: str, score_key: str) -> pd.Dat
                 "class accuracy": spread(line, "class accuracy (SVM)"),
                 "paper FID": line["paper FID"],
                 "paper IS": line["paper IS"],
+                "attention off": spread(line, f"{distance_key}, attention off"),
                 "gains": ", ".join(cell(line[key]) for key in gains if not pd.isna(line[key])) or "-",
                 "parameters": cell(int(line["parameters"])),
                 "file MB": cell(line["file MB"]),

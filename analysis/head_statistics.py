@@ -5,8 +5,6 @@ stand the gain, and a comparison of the network with the gain as it is and set t
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.similarity import decibels, psnr
+from sagan_base.network import attention_off
 from ylg.flow_measures import relays
 from ylg.heads import head_steps
 from ylg.layer import SparseAttention2d
@@ -75,22 +74,6 @@ def _distances(queries: tuple[int, int], keys: tuple[int, int]) -> Tensor:
         return torch.cartesian_prod(rows, cols)
 
     return torch.cdist(centres(queries), centres(keys))
-
-
-@contextmanager
-def attention_off(network: nn.Module) -> Iterator[None]:
-    """Within it, every residual gain of the network is 0: the layers pass their input on."""
-    layers = list(network.attention_layers().values())
-    gains = [layer.gain.detach().clone() for layer in layers]
-    try:
-        with torch.no_grad():
-            for layer in layers:
-                layer.gain.zero_()
-        yield
-    finally:
-        with torch.no_grad():
-            for layer, gain in zip(layers, gains, strict=True):
-                layer.gain.copy_(gain)
 
 
 @torch.no_grad()

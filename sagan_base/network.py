@@ -1,5 +1,7 @@
 """What generator and discriminator share: their configuration, their attention layers, the check of labels."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
@@ -90,3 +92,19 @@ class Network(nn.Module):
                     f"0 ... {self.num_classes - 1} (the paper's program silently took such a label for class 0)"
                 )
         return labels.long()
+
+
+@contextmanager
+def attention_off(network: Network) -> Iterator[None]:
+    """Within it, every residual gain of the network is 0: its attention layers pass their input on."""
+    layers = list(network.attention_layers().values())
+    gains = [layer.gain.detach().clone() for layer in layers]
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                layer.gain.zero_()
+        yield
+    finally:
+        with torch.no_grad():
+            for layer, gain in zip(layers, gains, strict=True):
+                layer.gain.copy_(gain)

@@ -53,6 +53,7 @@ def canned_run(tmp_path: Path) -> Canned:
             seconds=90.0,
             images_per_second=355.0,
             attention_gains={} if ROWS[row].attention is None else {"generator 16": 0.1, "discriminator 16": -0.2},
+            attention_off={} if ROWS[row].attention is None else {DISTANCE: 2 * distance},
             provenance={
                 "machine": {"cpu": "Test CPU", "cores": 2},
                 "git": {"revision": "c0ffee"},

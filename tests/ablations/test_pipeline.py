@@ -14,7 +14,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
+
+from ablations import execute
+from ablations.execute import Measurement
+from ablations.experiment import Experiment, Setting
+from ablations.presets import Preset
+from ablations.rows import ROWS
+from sagan_base.config import ModelConfig
+from sagan_base.data import load_data
+from sagan_base.distributed import Processes
 
 MINIATURE = """
 import sys, torch
@@ -113,6 +123,29 @@ def test_the_command_itself_prints_class_accuracy_and_how_far_the_distance_fell(
     key = "FD (digits classifier)"
     ratio = result["initial"][key] / result["metrics"][key]
     assert f"{ratio:.1f} times lower" in merged["last"]
+
+
+def test_the_last_measurement_is_repeated_with_the_gains_at_0(tmp_path, monkeypatch):
+    gains = []
+
+    class Recording(Measurement):
+        def __call__(self, generator, *arguments, **options):
+            gains.append([layer.gain.item() for layer in generator.attention_layers().values()])
+            return {"FD (tiny)": float(len(gains)), "IS-style (tiny)": 1.0}
+
+    monkeypatch.setattr(execute, "_store_features", lambda *arguments: None)
+    model = ModelConfig(16, image_channels=1, num_classes=10, latent_dim=4, generator_width=4, discriminator_width=4)
+    recipe = {"paper": {"batch_size": 4, "ema_decay": 0.0}}
+    preset = Preset("tiny", "for tests", "digits", model, 3, 0, 20, 30, recipe_changes=recipe)
+    run = Experiment(ROWS["ylg"], Setting(preset, "paper", "digits", 3, ("tiny",)), 0)
+    data = load_data("digits", 16)
+    record = execute.run_experiment(
+        run, data, tmp_path, Recording(("tiny",)), Processes(0, 1, torch.device("cpu")), progress=False
+    )
+    assert gains[0] == [0] and gains[-1] == [0]  # before the first step, and switched off
+    assert gains[-2] == [record.attention_gains["generator 8"]] != [0]
+    assert record.attention_off == {"FD (tiny)": float(len(gains)), "IS-style (tiny)": 1.0}
+    assert record.metrics["FD (tiny)"] == len(gains) - 1
 
 
 def test_the_report_of_the_merged_runs_has_both_rows_with_two_seeds_each(merged, tmp_path, capsys):

@@ -70,6 +70,12 @@ def test_markdown_latex_and_page_show_the_same_text(report):
     assert r"15.94" in line and line.endswith(r"\\")
 
 
+def test_the_distance_with_attention_off_stands_in_the_table(report):
+    line = pd.read_csv(report / "report.csv").set_index("row").loc["ylg"]
+    assert line[f"{DISTANCE}, attention off"] == pytest.approx(2 * line[DISTANCE])
+    assert "attention off" in (report / "report.md").read_text()
+
+
 def test_the_csv_is_readable_without_pandas_and_counts_the_seeds(report):
     with (report / "report.csv").open() as file:
         lines = {line["row"]: line for line in csv.DictReader(file)}

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from analysis import attention_maps as command
-from analysis.head_statistics import attention_off, head_statistics, relay_cells, without_attention
+from analysis.head_statistics import head_statistics, relay_cells, without_attention
 from analysis.loading import load_model
+from sagan_base.network import attention_off
 from ylg.layer import SparseAttention2d
 
 
