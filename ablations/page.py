@@ -2,6 +2,7 @@
 
 import base64
 import html
+from collections.abc import Iterable
 from pathlib import Path
 from string import Template
 
@@ -13,6 +14,7 @@ from ablations.experiment import Experiment, Setting
 from ablations.masks import mask_pictures
 from ablations.presets import PRESETS
 from ablations.published import ANCHORS
+from ablations.questions import QUESTIONS, sentence
 from ablations.records import Record
 from ablations.rows import PAPER_ROWS, ROWS
 from ablations.summary import by_row
@@ -20,8 +22,17 @@ from ablations.summary import by_row
 TEMPLATE = Path(__file__).with_name("report_template.html")
 
 
-def page(records: list[Record], readable: pd.DataFrame, compared: dict[str, tuple[str, Difference]]) -> str:
-    """The whole page; every figure in it comes from ``records``."""
+def page(
+    records: list[Record],
+    readable: pd.DataFrame,
+    compared: dict[str, tuple[str, Difference]],
+    answered: pd.DataFrame,
+) -> str:
+    """The whole page; every figure in it comes from ``records``.
+
+    Args:
+        readable: of summary.py. compared: row -> (its dense row, difference). answered: of questions.py.
+    """
     groups = by_row(records)
     first = records[0]
     setting = first.setting
@@ -29,6 +40,7 @@ def page(records: list[Record], readable: pd.DataFrame, compared: dict[str, tupl
         title=f"Your Local GAN, ablated on {html.escape(setting['data'])}",
         setting=html.escape(setting_text(records)),
         verdicts=_verdicts(groups, compared),
+        questions=_questions(answered),
         table=_table(readable),
         table_note=html.escape(table_note(records)),
         curves=_curves(groups, first),
@@ -66,25 +78,6 @@ def machines(records: list[Record]) -> list[str]:
     return list(dict.fromkeys(kinds))
 
 
-def verdict_sentences(groups: dict[str, list[Record]], compared: dict[str, tuple[str, Difference]]) -> list[str]:
-    """One sentence a compared row; a difference whose interval holds zero is said to be none."""
-    sentences = []
-    for name, (other, difference) in compared.items():
-        title, dense = groups[name][0].title, groups[other][0].title
-        key = groups[name][0].distance_key
-        interval = f"{difference.estimate:+.3g}, 95% interval {difference.low:+.3g} to {difference.high:+.3g}"
-        seeds = f"{difference.seeds} seeds"
-        if difference.seeds == 1:
-            seeds = "over the samples of one training each: another seed may differ by more"
-        if difference.verdict == "no interval":
-            sentences.append(f"{title}: {difference.estimate:+.3g} to {dense} in {key} on one seed; no interval.")
-        elif difference.verdict == "no difference shown":
-            sentences.append(f"{title}: no difference to {dense} is shown in {key} ({interval}; {seeds}).")
-        else:
-            sentences.append(f"{title}: {difference.verdict} {key} than {dense} ({interval}; {seeds}).")
-    return sentences
-
-
 def table_note(records: list[Record]) -> str:
     first = records[0]
     return (
@@ -98,10 +91,27 @@ def table_note(records: list[Record]) -> str:
 
 
 def _verdicts(groups: dict[str, list[Record]], compared: dict[str, tuple[str, Difference]]) -> str:
-    sentences = verdict_sentences(groups, compared)
-    if not sentences:
+    if not compared:
         return "<p>No row can be compared: the dense row is missing, or has no seed in common with the others.</p>"
-    return "<ul>" + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences) + "</ul>"
+    key = next(iter(groups.values()))[0].distance_key
+    return _list(
+        sentence(groups[row][0].title, groups[other][0].title, key, difference)
+        for row, (other, difference) in compared.items()
+    )
+
+
+def _questions(answered: pd.DataFrame) -> str:
+    blocks = []
+    for question in QUESTIONS if len(answered) else ():
+        lines = answered[answered["question"] == question.text]
+        if len(lines):
+            found = f'<p class="note">Found before: {html.escape(question.found)}.</p>'
+            blocks.append(f"<h3>{html.escape(question.text)}</h3>{_list(lines['answer'])}{found}")
+    return "".join(blocks) or '<p class="note">The rows that would answer one were not run.</p>'
+
+
+def _list(sentences: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in sentences) + "</ul>"
 
 
 def _table(frame: pd.DataFrame) -> str:
@@ -254,9 +264,9 @@ def _method(records: list[Record]) -> str:
         f"Data: {first.setting['data']}, fingerprint {first.setting['data_fingerprint'][:12]}. Metrics by "
         "torch-fidelity in the features that each column names; only Inception's are called FID.",
         "Intervals: paired bootstrap over seeds and, within each seed, over samples; row and dense row share the "
-        "seeds, the order of the data, and z and label of every sample. With few seeds such an interval is too narrow "
-        "rather than too wide: three seeds can be drawn in ten ways only. Read a difference close to an interval's end "
-        "as open.",
+        "seeds, the order of the data, and z and label of every sample. A bootstrap cannot show more variation than "
+        "its seeds did, so the interval is widened to Student's t over the seeds wherever that is wider. Every interval "
+        "is for its own comparison: of twenty, one is expected to miss.",
         "Class accuracy: share of 500 samples that a support vector machine trained on the real images gives the class "
         "asked for.",
         f"Made by {shown} at revision {', '.join(revisions)}.",

@@ -15,11 +15,12 @@ from pathlib import Path
 import pandas as pd
 
 from ablations.bootstrap import FEATURES
-from ablations.page import page, setting_text, table_note, verdict_sentences
+from ablations.page import page, setting_text, table_note
 from ablations.published import ASTERISK
+from ablations.questions import QUESTIONS, answers
 from ablations.records import RESULT, Record, read_records
 from ablations.rows import ROWS
-from ablations.summary import by_row, differences, readable, summarise
+from ablations.summary import compare, dense_pairs, readable, summarise
 from ablations.table import markdown
 from sagan_base.atomic import atomic_write
 from sagan_base.cli import usage_errors
@@ -49,16 +50,20 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{len(records)} runs collected in {options.collect}")
         return 0
     out = options.out or options.runs
-    compared = differences(records, options.baseline, options.resamples, progress=sys.stderr.isatty())
+    dense = dense_pairs(records, options.baseline)
+    pairs = dense + [pair for question in QUESTIONS for pair in question.pairs]
+    found = compare(records, pairs, options.resamples, progress=sys.stderr.isatty())
+    compared = {row: (other, found[row, other]) for row, other in dense if (row, other) in found}
+    answered = answers(records, found)
     summary = summarise(records, compared)
     first = records[0]
     text = readable(summary, first.distance_key, first.score_key)
-    write_report(out, summary, text, page(records, text, compared), records)
+    write_report(out, summary, text, answered, page(records, text, compared, answered), records)
     if options.readme:
-        update_readme(options.readme, records, text, verdict_sentences(by_row(records), compared))
+        update_readme(options.readme, records, text)
         print(f"updated: {options.readme}")
     print(markdown(text[[column for column in text.columns if column not in ("gains", "file MB", "images/s")]]))
-    print(f"\n{setting_text(records)}\n\nwritten: {', '.join(str(out / f'report.{end}') for end in FORMATS)}")
+    print(f"\n{setting_text(records)}\n\nwritten: {', '.join(str(out / name) for name in FILES)}")
     return 0
 
 
@@ -78,21 +83,24 @@ def checked_records(runs: Path, baseline: str, resamples: int) -> list[Record]:
     return records
 
 
-FORMATS = ("csv", "md", "tex", "html")
+FILES = ("report.csv", "report.md", "report.tex", "report.html", "questions.csv")
 
 
-def write_report(out: Path, summary: pd.DataFrame, text: pd.DataFrame, html: str, records: list[Record]) -> None:
-    """``report.csv`` in full precision; ``report.md``, ``report.tex`` and ``report.html`` for reading."""
+def write_report(
+    out: Path, summary: pd.DataFrame, text: pd.DataFrame, answered: pd.DataFrame, html: str, records: list[Record]
+) -> None:
+    """The CSV files in full precision; ``report.md``, ``report.tex`` and ``report.html`` for reading."""
     caption = table_note(records).replace("* not", r"\* not")
-    contents = {
-        "csv": summary.to_csv(index=False),
-        "md": f"{markdown(text)}\n\n{setting_text(records)}.\n\n{caption}\n",
-        "tex": latex(text, records),
-        "html": html,
-    }
-    for end in FORMATS:
-        with atomic_write(out / f"report.{end}") as path:
-            path.write_text(contents[end], encoding="utf-8")
+    contents = (
+        summary.to_csv(index=False),
+        f"{markdown(text)}\n\n{setting_text(records)}.\n\n{caption}\n",
+        latex(text, records),
+        html,
+        answered.to_csv(index=False),
+    )
+    for name, content in zip(FILES, contents, strict=True):
+        with atomic_write(out / name) as path:
+            path.write_text(content, encoding="utf-8")
 
 
 def latex(text: pd.DataFrame, records: list[Record]) -> str:
@@ -155,7 +163,7 @@ def _what_is(distance_key: str) -> str:
     return f"{distance_key} is the Fréchet distance in features of the {features}: not the paper's FID."
 
 
-def update_readme(readme: Path, records: list[Record], text: pd.DataFrame, verdicts: list[str]) -> None:
+def update_readme(readme: Path, records: list[Record], text: pd.DataFrame) -> None:
     before, after = readme_parts(readme)
     columns = [c for c in text.columns if c not in ("best @ step", "attention off", "gains", "file MB", "images/s")]
     first = records[0]
@@ -165,10 +173,8 @@ def update_readme(readme: Path, records: list[Record], text: pd.DataFrame, verdi
         "",
         markdown(text[columns]),
         "",
-        *(f"- {sentence}" for sentence in verdicts),
-        "",
-        "Mean ± sample standard deviation over n seeds; intervals by a paired bootstrap over seeds and samples. "
-        + ASTERISK,
+        "Mean ± sample standard deviation over n seeds; intervals by a paired bootstrap over seeds and samples, "
+        "widened to Student's t over the seeds. " + ASTERISK,
         END,
     ]
     with atomic_write(readme) as path:

@@ -25,31 +25,37 @@ def by_row(records: Iterable[Record]) -> dict[str, list[Record]]:
     return groups
 
 
-def differences(
-    records: list[Record], baseline: str, resamples: int = 500, progress: bool = False
-) -> dict[str, tuple[str, Difference]]:
-    """Row name -> (name of the row it is compared with, difference of final Fréchet distances).
-
-    Each row is compared with its own dense row where that was run ("sagan_biggan" for "ylg_biggan"), else with
-    ``baseline``; a row is not compared with itself.
-    """
+def compare(
+    records: list[Record], pairs: Iterable[tuple[str, str]], resamples: int = 500, progress: bool = False
+) -> dict[tuple[str, str], Difference]:
+    """(row, the row it is compared with) -> difference of their final Fréchet distances, where both were run."""
     groups = by_row(records)
+    pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] in groups and pair[1] in groups]
+    needed = {name for pair in pairs for name in pair}
     measured = {name: {r.seed: r.metrics[r.distance_key] for r in runs} for name, runs in groups.items()}
     resampled: dict[str, dict[int, Any]] = {name: {} for name in groups}
-    for record in tqdm(records, desc="bootstrap", disable=not progress, leave=False):
+    for record in tqdm([r for r in records if r.row in needed], desc="bootstrap", disable=not progress, leave=False):
         features = read_features(record.folder)
         if features is not None:
             resampled[record.row][record.seed] = resampled_distances(features, resamples, record.seed)
     found = {}
+    for row, other in pairs:
+        difference = paired_difference(measured[row], measured[other], resampled[row], resampled[other], resamples)
+        if difference is not None:
+            found[row, other] = difference
+    return found
+
+
+def dense_pairs(records: list[Record], baseline: str) -> list[tuple[str, str]]:
+    """Each row with its own dense row where that was run ("sagan_biggan" for "ylg_biggan"), else with ``baseline``."""
+    groups = by_row(records)
+    pairs = []
     for name in groups:
         own = ROWS[name].dense_row if name in ROWS else baseline
         other = own if own in groups and own != "sagan" else baseline
-        if other == name or other not in groups:
-            continue
-        difference = paired_difference(measured[name], measured[other], resampled[name], resampled[other], resamples)
-        if difference is not None:
-            found[name] = (other, difference)
-    return found
+        if other != name:
+            pairs.append((name, other))
+    return pairs
 
 
 def summarise(records: list[Record], compared: dict[str, tuple[str, Difference]]) -> pd.DataFrame:

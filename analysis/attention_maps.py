@@ -21,10 +21,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from analysis.explorer import Page, View, discriminator_views, generator_views, write_page
+from analysis.fitting_model import DEFAULT_CHOICE, fitting_model
 from analysis.head_statistics import head_statistics, without_attention
 from analysis.inversion_report import overlay, save_image, shorten
 from analysis.inversion_targets import Target, from_file, generated, held_out
-from analysis.loading import Model, add_model_arguments, model_of
+from analysis.loading import Model, add_model_arguments
 from analysis.pictures import to_image
 from analysis.saliency import saliency
 from sagan_base.atomic import atomic_write
@@ -47,7 +48,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--query", nargs=2, type=int, metavar=("ROW", "COL"), help="query shown in the PNG (default: the middle)"
     )
-    add_model_arguments(parser)
+    add_model_arguments(parser, DEFAULT_CHOICE)
     parser.add_argument("--seed", type=int, default=0, help="of the generated images (default: 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="results (default: runs/attention/NAME)")
     return parser
@@ -56,7 +57,7 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     with usage_errors():
-        model = model_of(arguments)
+        model, choice = fitting_model(arguments, arguments.pictures)
         label = model.label(arguments.label)
         layers = [*model.generator.attention_layers().values(), *model.discriminator.attention_layers().values()]
         if not layers:
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         targets = _targets(arguments, model, label)
         out = arguments.out or Path("runs") / "attention" / model.path.stem
         out.mkdir(parents=True, exist_ok=True)
-    print(model.describe())
+    print(model.describe() + (f"\n{choice}" if choice else ""))
     views = [view for target in targets for view in _views(model, target)]
     statistics, comparison = _statistics(model, arguments.seed, label, out)
     size = _write(model, targets, views, statistics, comparison, arguments, out)

@@ -1,6 +1,6 @@
 """Find the latent code of which a generator makes a picture, and show where the networks look.
 
-    python analysis/invert.py picture.jpg                  one picture, with the shipped model
+    python analysis/invert.py picture.jpg                  one picture, with the shipped model that fits
     python analysis/invert.py FOLDER --method saliency features pixel
     python analysis/invert.py --held-out 20 --generated 20 --method saliency features pixel
 
@@ -18,13 +18,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+from analysis.fitting_model import DEFAULT_CHOICE, fitting_model
 from analysis.inversion import PRESETS, InversionConfig, invert
 from analysis.inversion_loss import FEATURES, METHODS, NORMS, WEIGHTINGS, InversionLoss
 from analysis.inversion_report import TUNED, shorten, summary, write_inversion
 from analysis.inversion_table import rows_of, write_tables
 from analysis.inversion_targets import Target, brightness_warning, from_file, from_folder, generated, held_out
-from analysis.loading import Model, add_model_arguments, model_of
+from analysis.loading import Model, add_model_arguments
 from analysis.perceptual import choose_distance
+from analysis.pictures import files_in
 from analysis.similarity import Distance
 from sagan_base.cli import usage_errors
 from sagan_base.options import Parser
@@ -51,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--true-class", action="store_true",
         help="use the class that is known: of held-out and generated images, and of files in a folder named by class",
     )  # fmt: skip
-    add_model_arguments(parser)
+    add_model_arguments(parser, DEFAULT_CHOICE)
     how = parser.add_argument_group("how")
     how.add_argument("--preset", choices=sorted(PRESETS), default="default", help="'published' is the authors' program")
     how.add_argument("--method", nargs="+", choices=METHODS, default=["saliency"], help="the paper's, or a baseline")
@@ -141,16 +143,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     with usage_errors():
         configs = configs_of(arguments)
-        model = model_of(arguments)
+        distance = choose_distance(arguments.lpips and tuple(arguments.lpips))
+        model, choice = fitting_model(arguments, _files(arguments.picture), distance)
         label = model.label(arguments.label)
         targets, refused = targets_of(arguments, model)
         for config in configs:  # is there an attention layer, and are there such heads?
             InversionLoss(model.discriminator, targets[0].image[None].to(model.device), config.loss)
-        distance = choose_distance(arguments.lpips and tuple(arguments.lpips))
         name = arguments.picture.resolve().stem if arguments.picture else model.path.stem
         out = arguments.out or Path("runs") / "inversion" / name
         out.mkdir(parents=True, exist_ok=True)
-    print(model.describe())
+    print(model.describe() + (f"\n{choice}" if choice else ""))
     for line in refused:
         print(f"skipped: {line}", file=sys.stderr)
     one = len(targets) == 1 and len(configs) == 1
@@ -173,6 +175,12 @@ def main(argv: list[str] | None = None) -> int:
         print("\n" + write_tables(rows, out, _heading(model, configs[0], distance)))
         print(f"\nwrote {shorten(out / 'table.md')}, table.csv, and a folder for each picture and method")
     return INTERRUPTED if interrupted else 0
+
+
+def _files(picture: Path | None) -> list[Path]:
+    if picture is None:
+        return []
+    return list(files_in(picture)) if picture.is_dir() else [picture]
 
 
 def _heading(model: Model, config: InversionConfig, distance: Distance) -> list[str]:

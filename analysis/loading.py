@@ -10,7 +10,7 @@ from sagan_base.checkpoint import MODEL_FILE, load_checkpoint, read_checkpoint
 from sagan_base.data import ImageData, load_data
 from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator
-from sagan_base.models import model_card, resolve_model
+from sagan_base.models import DEFAULT_MODEL, model_card, model_names, resolve_model
 from sagan_base.published import load_published_weights
 
 SMALL = 32  # resolution up to which one thread is enough
@@ -86,10 +86,12 @@ class Model:
         return load_data(spec, config.resolution, config.image_channels, split)
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--model``, ``--checkpoint``, ``--device`` and ``--threads``."""
+def add_model_arguments(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) -> None:
+    """``--model``, ``--checkpoint``, ``--device`` and ``--threads``; ``default`` says which model is taken."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--model", metavar="NAME", help="a model that ships with the package (default: digits)")
+    group.add_argument(
+        "--model", metavar="NAME", help=f"a model that ships: {', '.join(model_names())} (default: {default})"
+    )
     group.add_argument(
         "--checkpoint",
         type=Path,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import linalg, stats
 
+from ablations import bootstrap
 from ablations.bootstrap import (
     SampleFeatures,
     paired_difference,
@@ -48,10 +49,11 @@ def test_resamples_of_equal_size_and_seed_take_the_same_samples():
     assert (resampled_distances(a, 20, seed=3) != resampled_distances(a, 20, seed=4)).all()
 
 
-def test_with_seeds_alone_the_interval_is_scipys_percentile_interval():
+def test_with_seeds_alone_the_interval_is_scipys_percentile_interval(monkeypatch):
     random = np.random.default_rng(2)
     row = dict(enumerate(random.normal(5, 1, 12)))
     dense = dict(enumerate(random.normal(6, 1, 12)))
+    monkeypatch.setattr(bootstrap.stats.t, "ppf", lambda q, df: 0.0)  # without it the interval is Student's, wider
     ours = paired_difference(row, dense, {}, {}, resamples=20_000)
     theirs = stats.bootstrap(
         (np.array(list(row.values())), np.array(list(dense.values()))),
@@ -63,6 +65,24 @@ def test_with_seeds_alone_the_interval_is_scipys_percentile_interval():
     ).confidence_interval
     assert not ours.over_samples
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+def test_of_few_seeds_the_interval_is_students():
+    row, dense = {0: 5.0, 1: 6.5, 2: 5.2}, {0: 6.0, 1: 7.0, 2: 6.1}
+    found = paired_difference(row, dense, {}, {})
+    expected = stats.ttest_rel(list(row.values()), list(dense.values())).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_the_interval_of_three_seeds_holds_the_true_difference_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        found = paired_difference(
+            dict(enumerate(random.normal(1, 2, 3))), dict(enumerate(random.normal(0, 2, 3))), {}, {}
+        )
+        held += found.low <= 1 <= found.high
+    assert 0.92 <= held / 400 <= 0.98
 
 
 def test_the_difference_is_the_mean_over_common_seeds_only():
@@ -90,8 +110,8 @@ def test_one_seed_with_features_has_the_interval_of_its_samples():
 
 
 def test_a_difference_inside_its_interval_is_called_none_and_one_outside_by_its_sign():
-    def verdict(shifts: list[float]) -> str:
-        runs = {s: gaussian(s, 0.3) for s in range(3)}
+    def verdict(shifts: list[float], base: float = 0.3) -> str:
+        runs = {s: gaussian(s, base) for s in range(3)}
         others = {s: gaussian(100 + s, shift) for s, shift in enumerate(shifts)}
         return paired_difference(
             {s: f.distance() for s, f in others.items()},
@@ -102,7 +122,7 @@ def test_a_difference_inside_its_interval_is_called_none_and_one_outside_by_its_
 
     assert verdict([0.3, 0.3, 0.3]) == "no difference shown"
     assert verdict([2.0, 2.1, 1.9]) == "higher"
-    assert verdict([0.0, 0.0, 0.0]) == "lower"
+    assert verdict([0.0, 0.0, 0.0], base=1.0) == "lower"
 
 
 def test_pairing_narrows_the_interval_where_samples_are_alike():

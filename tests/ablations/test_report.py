@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ablations.report import BEGIN, END, main
+from ablations.report import BEGIN, END, FILES, main
 
 DISTANCE = "FD (digits classifier)"
 
@@ -70,6 +70,19 @@ def test_markdown_latex_and_page_show_the_same_text(report):
     assert r"15.94" in line and line.endswith(r"\\")
 
 
+def test_the_questions_whose_rows_were_run_are_answered_and_the_others_left_out(report):
+    lines = pd.read_csv(report / "questions.csv")
+    assert list(zip(lines["row"], lines["against"], strict=True)) == [
+        ("ylg", "sagan"), ("ylg", "ylg_no_esa"), ("ylg_butterfly", "ylg"),
+    ]  # fmt: skip
+    assert lines["verdict"].tolist() == ["lower", "lower", "higher"] and lines["seeds"].tolist() == [3, 3, 2]
+    distance = pd.read_csv(report / "report.csv").set_index("row")[DISTANCE]
+    assert lines["difference"][1] == pytest.approx(distance["ylg"] - distance["ylg_no_esa"])
+    page = (report / "report.html").read_text()
+    assert "does ESA help?" in page and f"YLG-SAGAN: lower {DISTANCE} than YLG, no ESA" in page
+    assert "pool or tile" not in page
+
+
 def test_the_distance_with_attention_off_stands_in_the_table(report):
     line = pd.read_csv(report / "report.csv").set_index("row").loc["ylg"]
     assert line[f"{DISTANCE}, attention off"] == pytest.approx(2 * line[DISTANCE])
@@ -95,7 +108,7 @@ def test_the_report_is_made_again_from_collected_small_files(ablation, report, t
     small = tmp_path / "small"
     assert main([str(ablation), "--collect", str(small)]) == 0
     assert main([str(small), "--resamples", "200"]) == 0
-    for name in ("report.csv", "report.md", "report.tex", "report.html"):
+    for name in FILES:
         assert (small / name).read_bytes() == (report / name).read_bytes()
 
 

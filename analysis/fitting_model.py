@@ -1,0 +1,76 @@
+"""Which of the shipped models fits a picture: the one that comes nearest to it by chance.
+
+Every model draws some random images; the model is taken whose nearest one is nearest to the picture, in the perceptual
+distance that also chooses between the restarts of an inversion.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from analysis.inversion_targets import from_file
+from analysis.loading import Model, model_of
+from analysis.perceptual import choose_distance
+from analysis.similarity import Distance
+from sagan_base.models import DEFAULT_MODEL, model_names
+
+DRAWS = 128
+DEFAULT_CHOICE = f"the one that fits the picture; {DEFAULT_MODEL} without one"
+MOST_PICTURES = 8  # of a folder; more would not change the choice and take longer
+
+
+def fitting_model(
+    arguments: argparse.Namespace, pictures: Sequence[Path], distance: Distance | None = None
+) -> tuple[Model, str]:
+    """The model that fits the pictures, where neither ``--model`` nor ``--checkpoint`` decides.
+
+    Args:
+        arguments: with the options of ``add_model_arguments``.
+        pictures: files; those that cannot be read do not count.
+        distance: None takes ``choose_distance()``.
+    Returns:
+        The model on its device, and one line about the choice ("" where there was none).
+    Raises:
+        ValueError, OSError: as ``model_of``; or no picture can be read.
+    """
+    if arguments.model or arguments.checkpoint or not pictures:
+        return model_of(arguments), ""
+    distance = distance or choose_distance()
+    models = [model_of(argparse.Namespace(**vars(arguments) | {"model": name})) for name in model_names()]
+    negative = getattr(arguments, "negative", False)
+    distances = {model.name: _mean_distance(model, pictures, negative, distance) for model in models}
+    order = sorted(models, key=lambda model: distances[model.name])
+    others = ", ".join(f"{model.name} {distances[model.name]:.2f}" for model in order[1:])
+    line = (
+        f"model {order[0].name} fits best: the nearest of {DRAWS} random images is {distances[order[0].name]:.2f} away "
+        f"({distance.name}; {others}); --model NAME chooses another"
+    )
+    return order[0], line if others else ""
+
+
+def _mean_distance(model: Model, pictures: Sequence[Path], negative: bool, distance: Distance) -> float:
+    draws = _draws(model)
+    images, problems = [], []
+    for path in pictures:
+        if len(images) == MOST_PICTURES:
+            break
+        try:
+            images.append(from_file(path, model, negative).image.to(model.device))
+        except ValueError as error:
+            problems.append(error)
+    if not images:
+        raise problems[0]
+    return fmean(min(float(distance(part, image[None]).min()) for part in draws.split(32)) for image in images)
+
+
+@torch.no_grad()
+def _draws(model: Model) -> Tensor:
+    generator = model.generator
+    z = torch.randn(DRAWS, generator.latent_dim, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(DRAWS) % generator.num_classes
+    parts = zip(z.split(32), labels.split(32), strict=True)
+    return torch.cat([generator(some.to(model.device), classes.to(model.device)) for some, classes in parts])
