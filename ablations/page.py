@@ -265,7 +265,7 @@ def _method(records: list[Record]) -> str:
         "torch-fidelity in the features that each column names; only Inception's are called FID.",
         "Intervals: paired bootstrap over seeds and, within each seed, over samples; row and dense row share the "
         "seeds, the order of the data, and z and label of every sample. A bootstrap cannot show more variation than "
-        "its seeds did, so the interval is widened to Student's t over the seeds wherever that is wider. Every interval "
+        "its seeds did, so the interval is widened to Student's t over the seeds wherever that is wider. Each interval "
         "is for its own comparison: of twenty, one is expected to miss.",
         "Class accuracy: share of 500 samples that a support vector machine trained on the real images gives the class "
         "asked for.",

@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.readme:
         update_readme(options.readme, records, text)
         print(f"updated: {options.readme}")
-    print(markdown(text[[column for column in text.columns if column not in ("gains", "file MB", "images/s")]]))
+    print(markdown(text[[column for column in text.columns if column not in ("gain sizes", "file MB", "images/s")]]))
     print(f"\n{setting_text(records)}\n\nwritten: {', '.join(str(out / name) for name in FILES)}")
     return 0
 
@@ -105,7 +105,7 @@ def write_report(
 
 def latex(text: pd.DataFrame, records: list[Record]) -> str:
     """A booktabs table for a paper; needs ``\\usepackage{booktabs,graphicx}``."""
-    columns = [c for c in text.columns if c not in ("gains", "parameters", "file MB", "minutes", "images/s")]
+    columns = [c for c in text.columns if c not in ("gain sizes", "parameters", "file MB", "minutes", "images/s")]
     lines = [" & ".join(_escape(column) for column in columns)]
     lines += [" & ".join(_escape(str(value)) for value in line) for line in text[columns].itertuples(index=False)]
     rows = [f"{line} \\\\" for line in lines]
@@ -165,7 +165,9 @@ def _what_is(distance_key: str) -> str:
 
 def update_readme(readme: Path, records: list[Record], text: pd.DataFrame) -> None:
     before, after = readme_parts(readme)
-    columns = [c for c in text.columns if c not in ("best @ step", "attention off", "gains", "file MB", "images/s")]
+    columns = [
+        c for c in text.columns if c not in ("best @ step", "attention off", "gain sizes", "file MB", "images/s")
+    ]
     first = records[0]
     section = [
         BEGIN,

@@ -85,7 +85,9 @@ def summarise(records: list[Record], compared: dict[str, tuple[str, Difference]]
             "paper IS": published.inception_score_text if published else "-",
         }
         for gain in sorted(first.attention_gains):
-            _spread(line, f"gain {gain}", [record.attention_gains[gain] for record in runs])
+            _spread(
+                line, f"gain size {gain}", [abs(record.attention_gains[gain]) for record in runs]
+            )  # the sign is free
         line |= {
             "parameters": sum(first.parameters.values()),
             "file MB": first.file_bytes / 1e6,
@@ -118,7 +120,7 @@ def readable(summary: pd.DataFrame, distance_key: str, score_key: str) -> pd.Dat
         interval = f"[{_signed(line['difference low'])}, {_signed(line['difference high'])}]"
         return f"{_signed(line['difference'])} {interval} {line['verdict']}"
 
-    gains = [key for key in summary if key.startswith("gain ") and not key.endswith(" sd")]
+    gains = [key for key in summary if key.startswith("gain size") and not key.endswith(" sd")]
     lines = []
     for _, line in summary.iterrows():
         compared = line["compared with"]
@@ -135,7 +137,7 @@ def readable(summary: pd.DataFrame, distance_key: str, score_key: str) -> pd.Dat
                 "paper FID": line["paper FID"],
                 "paper IS": line["paper IS"],
                 "attention off": spread(line, f"{distance_key}, attention off"),
-                "gains": ", ".join(cell(line[key]) for key in gains if not pd.isna(line[key])) or "-",
+                "gain sizes": ", ".join(cell(line[key]) for key in gains if not pd.isna(line[key])) or "-",
                 "parameters": cell(int(line["parameters"])),
                 "file MB": cell(line["file MB"]),
                 "minutes": cell(line["minutes"]),

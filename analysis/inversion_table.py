@@ -40,6 +40,22 @@ def summaries(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return result
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table.csv, as they were given to ``write_tables``."""
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    rows = []
+    for line in lines:
+        row: dict[str, Any] = {name: line[name] or None for name in TEXT}
+        rows.append(row | {name: float(text) for name, text in line.items() if name not in TEXT and text})
+    return rows
+
+
+def summary_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: per source and method the mean and standard deviation over images."""
+    return _summary(summaries(rows), _measures(rows))
+
+
 def _measures(rows: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row if name not in TEXT))
 
@@ -55,7 +71,7 @@ def write_tables(rows: Sequence[dict[str, Any]], out: Path, heading: Sequence[st
     writer = csv.DictWriter(buffer, [*TEXT, *measures], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    summary = _summary(summaries(rows), measures)
+    summary = summary_table(rows)
     columns = [*TEXT, *(PLAIN_NAMES.get(name, name) for name in measures)]
     each = _markdown(columns, [[row.get(name) for name in (*TEXT, *measures)] for row in rows])
     spread = "Mean ± standard deviation over images."
