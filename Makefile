@@ -4,10 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: help ablation test lint clean
+.PHONY: help ablation results figures test lint clean
 
 help:
 	@echo "make ablation   set up .venv, then train and measure the paper's YLG row on real digits (about 6 minutes)"
+	@echo "make results    tables, report and RESULTS.md again from the raw results in the repository"
+	@echo "make figures    pictures again: README's, benchmark plots, sheets and pages of the shipped models"
 	@echo "make test       set up .venv, then run the tests"
 	@echo "make lint       ruff"
 	@echo "make clean      remove .venv"
@@ -22,6 +24,16 @@ $(STAMP): pyproject.toml constraints.txt
 
 ablation: $(STAMP)
 	$(VENV)/bin/python ablations/run.py --pattern ltr_rtl --esa
+
+results: $(STAMP)
+	for runs in ablations/results/*/; do $(VENV)/bin/python ablations/report.py $$runs || exit 1; done
+	$(VENV)/bin/python ablations/report.py --readme README.md
+	$(VENV)/bin/python results.py
+
+figures: $(STAMP)
+	$(VENV)/bin/python analysis/patterns.py --overview docs/masks
+	$(VENV)/bin/python benchmarks/attention.py --redraw benchmarks/results/attention-*.json
+	$(VENV)/bin/python ablations/ship.py --refresh
 
 test: $(STAMP)
 	$(VENV)/bin/pytest

@@ -192,6 +192,8 @@ def speed() -> Iterator[str]:
             yield from attention_speed(path, result)
         elif path.stem.startswith("training"):
             yield from training_speed(result)
+        elif path.stem.startswith("masks"):
+            yield from masks_speed(result)
     if all(_on_cpu(result) for result in found.values()):
         yield (
             "**Not measured:** anything on a GPU. The Triton kernels agree with float64 in the interpreter and compile "
@@ -245,6 +247,25 @@ def training_speed(result: dict[str, Any]) -> Iterator[str]:
         }
         for row in result["rows"]
     ]
+    yield markdown(pd.DataFrame(rows))
+
+
+def masks_speed(result: dict[str, Any]) -> Iterator[str]:
+    """Building the masks."""
+    yield f"### Building the masks of {result['num_heads']} heads, {result['machine']['cpu']}"
+    yield f"`{result['command']}`. Loops over pairs of cells are what the paper's program does."
+    rows = []
+    for row in result["rows"]:
+        side, ratio = row["key_side"], row["against_loops"]
+        rows.append(
+            {
+                "queries over keys": f"{2 * side}x{2 * side} over {side}x{side}",
+                "masks": row["version"],
+                "seconds": cell(row["seconds"]),
+                "MiB": cell(row["mib"]),
+                "faster than loops": "-" if ratio is None else f"{ratio:.3g}x",
+            }
+        )
     yield markdown(pd.DataFrame(rows))
 
 

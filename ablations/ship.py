@@ -1,6 +1,7 @@
 """Put the model of a finished run into the package: weights, card (JSON and Markdown) and sheet of samples.
 
     python ablations/ship.py runs/ablation/ylg-seed0 --name digits
+    python ablations/ship.py --refresh            draw the sheets and write the pages of all shipped models again
 
 The figures on the card are those that the run measured; nothing is typed in. Read next: sagan_base/models.py.
 """
@@ -16,7 +17,9 @@ from ablations.records import Record, read_record
 from sagan_base.atomic import atomic_write
 from sagan_base.cli import usage_errors
 from sagan_base.config import ModelConfig, RunConfig
-from sagan_base.models import SHIPPED, ModelCard
+from sagan_base.models import SHIPPED, ModelCard, model_card, model_names, resolve_model
+from sagan_base.preview import preview
+from sagan_base.sample import load_generator
 
 
 @dataclass(frozen=True)
@@ -145,15 +148,38 @@ def ship(run: Path, name: str, destination: Path = SHIPPED) -> ModelCard:
     return card
 
 
+def refresh(destination: Path = SHIPPED) -> list[Path]:
+    """Write page and sheet of every shipped model again, from its card and its weights; returns the files."""
+    written = []
+    for name in model_names():
+        card = model_card(name)
+        generator, _ = load_generator(resolve_model(name))
+        sheet, page = destination / f"{name}.png", destination / f"{name}.md"
+        with atomic_write(sheet) as path:
+            preview(generator, card.seed).save(path)
+        with atomic_write(page) as path:
+            path.write_text(card_page(card), encoding="utf-8")
+        written += [sheet, page]
+    return written
+
+
 def main(argv: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(
         "ablations/ship.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run of ablations/run.py")
-    options.add_argument("--name", required=True, help="what --model will call it")
+    options.add_argument(
+        "run", nargs="?", type=Path, metavar="RUN", help="folder of a finished run of ablations/run.py"
+    )
+    options.add_argument("--name", help="what --model will call it")
+    options.add_argument("--refresh", action="store_true", help="write pages and sheets again instead")
     options.add_argument("--out", type=Path, default=SHIPPED, metavar="DIR", help="default: the package's own folder")
     arguments = options.parse_args(argv)
     with usage_errors():
+        if arguments.refresh == bool(arguments.run) or bool(arguments.run) != bool(arguments.name):
+            raise ValueError("give a finished run and --name NAME, or --refresh alone")
+        if arguments.refresh:
+            print("\n".join(f"written: {path}" for path in refresh(arguments.out)))
+            return
         card = ship(arguments.run, arguments.name, arguments.out)
     print(card.summary())
 

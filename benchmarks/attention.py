@@ -344,7 +344,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=float, default=20, help="seconds one run may take, default %(default)s")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of JSON and plot, default %(default)s")
     parser.add_argument("--name", help="file name of the results, default attention-cpu or attention-<GPU>")
+    parser.add_argument("--redraw", type=Path, nargs="+", metavar="FILE", help="plot these JSON files again, and stop")
     options = parser.parse_args(argv)
+    if options.redraw:
+        for path in options.redraw:
+            with usage_errors():
+                stored = json.loads(path.read_text())
+            print(table(stored["rows"]))
+            plot(stored["rows"], stored["device"], path.with_suffix(".png"))
+        return
     with usage_errors():
         unknown = [name for name in options.cases if name not in CASES]
         if unknown:

@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -115,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64, 128], help="sides of the key grid")
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the median time is taken")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of the table")
+    parser.add_argument("--out", type=Path, help="write the figures, with versions and machine, to this JSON file")
     parser.add_argument("--measure", choices=list(BUILDERS), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     with usage_errors():
@@ -127,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{NUM_HEADS} heads, ltr_rtl, {platform.machine()}, Python {platform.python_version()}", end=", ")
         print(", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "torch")))
         print(f"{'queries':>9} {'keys':>9}  {'version':7} {'seconds':>9} {'MiB':>8}  {'against loops':>13}")
+    rows = []
     for side in options.sizes:
         cases = [name for name in ("loops", "dense", "sparse") if side <= LARGEST_SIDE[name]]
         found = {name: in_its_own_process(name, side, 1 if name == "loops" else options.repeats) for name in cases}
@@ -134,12 +137,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise SystemExit(f"error: at {side}x{side} keys the versions differ: {found}")
         for name, result in found.items():
             faster = found["loops"]["seconds"] / result["seconds"] if "loops" in found else None
+            rows.append({"version": name, "key_side": side, **result, "against_loops": faster})
             if options.json:
-                print(json.dumps({"version": name, "key_side": side, **result, "against_loops": faster}), flush=True)
+                print(json.dumps(rows[-1]), flush=True)
                 continue
             grids = f"{f'{2 * side}x{2 * side}':>9} {f'{side}x{side}':>9}"
             ratio = "-" if faster is None else f"{faster:.3g}x"
             print(f"{grids}  {name:7} {result['seconds']:9.3f} {result['mib']:8.1f}  {ratio:>13}", flush=True)
+    if options.out:
+        # Not above: what is imported there is memory that the measuring processes start with.
+        from sagan_base.atomic import atomic_write
+        from sagan_base.provenance import provenance
+
+        record = {"device": "cpu", "num_heads": NUM_HEADS, **provenance(), "rows": rows}
+        with atomic_write(options.out) as path:
+            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ablations import ship
 from ablations.records import write_record
@@ -59,3 +61,24 @@ def test_data_of_unknown_terms_is_refused(finished, tmp_path):
     (finished / "result.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match="nothing is known about the licence of 'holiday'"):
         ship.ship(finished, "mine", tmp_path / "shipped")
+
+
+def test_page_and_sheet_of_every_shipped_model_are_those_that_its_card_and_weights_give(tmp_path):
+    written = ship.refresh(tmp_path)
+    assert {path.name for path in written} == {
+        f"{name}.{end}" for name in models.model_names() for end in ("png", "md")
+    }
+    for path in written:
+        if path.suffix == ".md":
+            assert path.read_text() == (models.SHIPPED / path.name).read_text()
+        else:  # another machine may round a pixel differently
+            here, there = (np.asarray(Image.open(file), dtype=float) for file in (path, models.SHIPPED / path.name))
+            assert here.shape == there.shape and np.abs(here - there).max() <= 2
+
+
+@pytest.mark.parametrize("options", [[], ["--refresh", "runs/x"], ["runs/x"], ["--name", "x"]])
+def test_what_to_ship_must_be_said_in_full(options, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        ship.main(options)
+    assert stopped.value.code == 2
+    assert "give a finished run and --name NAME, or --refresh alone" in capsys.readouterr().err

@@ -26,11 +26,13 @@ def test_a_single_entry_changes_the_digest(benchmark):
     assert benchmark["_digest"](masks) == benchmark["_digest"](np.asarray(masks))
 
 
-def test_the_command_measures_every_version_in_a_process_of_its_own(benchmark, capsys):
-    benchmark["main"](["--sizes", "4", "--repeats", "1", "--json"])
+def test_the_command_measures_every_version_in_a_process_of_its_own(benchmark, capsys, tmp_path):
+    benchmark["main"](["--sizes", "4", "--repeats", "1", "--json", "--out", str(tmp_path / "masks.json")])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["version"] for line in lines] == ["loops", "dense", "sparse"]
     assert all(line["seconds"] > 0 and line["mib"] >= 0 for line in lines) and lines[0]["against_loops"] == 1
+    record = json.loads((tmp_path / "masks.json").read_text())
+    assert record["rows"] == lines and {"versions", "git", "machine", "command"} <= record.keys()
 
 
 def test_sizes_below_one_are_refused(benchmark, capsys):
