@@ -128,7 +128,7 @@ def everything(plan, dtype: torch.dtype, dim_qk: int, dim_v: int, channels_first
 
     queries, keys = tensor(plan.num_queries, dim_qk), tensor(plan.num_keys, dim_qk)
     values, out = tensor(plan.num_keys, dim_v), tensor(plan.num_queries, dim_v)
-    tensors, heads = triton_ops.plan_arguments(plan)
+    tensors, heads = plan.as_arguments()
 
     def run() -> None:
         _, logsumexp = tile_attention(queries, keys, values, tensors, heads, plan.digest, 1.0)

@@ -101,6 +101,15 @@ class AttentionPlan:
         )
         return replace(self, groups=groups, _moved={})
 
+    def as_arguments(self) -> tuple[list[Tensor], list[int]]:
+        """The groups for an operator, which takes tensors and numbers only; ``groups_of_arguments`` turns them back.
+
+        Three tensors a group; and of each group the number of its heads, the heads, and the mask of each.
+        """
+        tensors = [getattr(group, name) for group in self.groups for name in _TENSORS]
+        heads = [n for group in self.groups for n in (len(group.heads), *group.heads, *group.mask_of_head)]
+        return tensors, heads
+
     def sparse_masks(self) -> list[sp.csr_array]:
         """The head masks again, as bool ``scipy.sparse.csr_array`` [num_queries, num_keys] each."""
         rows, cols = [[] for _ in range(self.num_heads)], [[] for _ in range(self.num_heads)]
@@ -195,6 +204,17 @@ def attention_plan(masks: Tensor | np.ndarray | Sequence) -> AttentionPlan:
         return _build(heads, digest)
 
     return _kept(digest, build)
+
+
+def groups_of_arguments(tensors: Sequence[Tensor], heads: Sequence[int]) -> tuple[TileGroup, ...]:
+    """The groups of a plan again, from what ``AttentionPlan.as_arguments`` gave to an operator."""
+    groups, at = [], 0
+    for i in range(0, len(tensors), 3):
+        count = heads[at]
+        names, masks = heads[at + 1 : at + 1 + count], heads[at + 1 + count : at + 1 + 2 * count]
+        groups.append(TileGroup(tuple(names), tuple(masks), *tensors[i : i + 3]))
+        at += 1 + 2 * count
+    return tuple(groups)
 
 
 def _kept(digest: str, build: Callable[[], AttentionPlan]) -> AttentionPlan:

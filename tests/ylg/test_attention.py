@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ylg import SparseAttention2d, attention_plan, head_masks, sparse_attention, sparse_head_masks
-from ylg.backends import tiles
+from ylg.backends import tile_layout
 
 
 def definition(queries, keys, values, masks, scale):
@@ -127,9 +127,9 @@ def test_chunks_of_any_size_give_the_same(chunk, monkeypatch):
     plan = attention_plan(head_masks("strided", (6, 6), (3, 3), 4))
     tensors = inputs(plan, 3, 3, 4)
     expected = results(tensors, plan, "reference")
-    monkeypatch.setattr(tiles, "CHUNK", chunk)
-    monkeypatch.setattr(tiles, "_LAYOUTS", type(tiles._LAYOUTS)())
-    assert len(list(tiles.tile_layout(plan.groups, *plan.sizes, plan.digest).chunks(3))) > 2
+    monkeypatch.setattr(tile_layout, "CHUNK", chunk)
+    monkeypatch.setattr(tile_layout, "_LAYOUTS", type(tile_layout._LAYOUTS)())
+    assert len(list(tile_layout.tile_layout(plan.groups, *plan.sizes, plan.digest).chunks(3))) > 2
     for ours, dense in zip(results(tensors, plan, "tiles"), expected, strict=True):
         torch.testing.assert_close(ours, dense, rtol=1e-11, atol=1e-11)
 

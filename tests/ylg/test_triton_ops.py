@@ -18,7 +18,6 @@ from ylg.backends import tile_table as tables
 from ylg.backends import triton_kernels, triton_ops
 from ylg.backends.triton_ops import (
     attention_map,
-    plan_arguments,
     tile_attention,
     tile_attention_backward,
     triton_attention,
@@ -222,7 +221,7 @@ def test_the_operators_pass_the_checks_that_pytorch_has_for_operators():
     masks = small_masks()
     plan = ylg.attention_plan(masks).to(DEVICE)
     inputs = random_inputs(masks, batch=1)
-    arguments = (*plan_arguments(plan), plan.digest, 0.9)
+    arguments = (*plan.as_arguments(), plan.digest, 0.9)
     out, logsumexp = tile_attention(*inputs, *arguments)
     torch.library.opcheck(tile_attention, (*inputs, *arguments))
     detached = [x.detach() for x in (torch.randn_like(out), *inputs, out, logsumexp)]

@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from ylg.backends import triton_kernels as kernels
 from ylg.backends.tile_table import TileTable, tile_table
-from ylg.plan import AttentionPlan, TileGroup
+from ylg.plan import AttentionPlan, groups_of_arguments
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_HEAD_DIM = 128
@@ -65,18 +65,11 @@ def triton_attention(
             f"backend='triton' takes head dims from 1 to {MAX_HEAD_DIM}, got {queries.shape[-1]} (queries, keys) and "
             f"{values.shape[-1]} (values); use backend='tiles'"
         )
-    tensors, heads = plan_arguments(plan)
+    tensors, heads = plan.as_arguments()
     out, logsumexp = tile_attention(queries, keys, values, tensors, heads, plan.digest, scale)
     if not return_attention:
         return out
     return out, attention_map(queries, keys, logsumexp.detach(), tensors, heads, plan.digest, scale)
-
-
-def plan_arguments(plan: AttentionPlan) -> tuple[list[Tensor], list[int]]:
-    """How the operators receive a plan: three tensors a group, and the heads and masks of each, flattened."""
-    tensors = [t for group in plan.groups for t in (group.query_index, group.key_index, group.tile_mask)]
-    heads = [n for group in plan.groups for n in (len(group.heads), *group.heads, *group.mask_of_head)]
-    return tensors, heads
 
 
 # --- tile tables ------------------------------------------------------------------------------------------------
@@ -103,14 +96,9 @@ def _table(plan: Sequence[Tensor], heads: Sequence[int], digest: str, sizes: tup
 def _plan_from_tensors(
     tensors: Sequence[Tensor], heads: Sequence[int], digest: str, sizes: tuple[int, int, int]
 ) -> AttentionPlan:
-    groups, at = [], 0
-    for i in range(0, len(tensors), 3):
-        count = heads[at]
-        names, masks = tuple(heads[at + 1 : at + 1 + count]), tuple(heads[at + 1 + count : at + 1 + 2 * count])
-        groups.append(TileGroup(names, masks, *tensors[i : i + 3]))
-        at += 1 + 2 * count
+    groups = groups_of_arguments(tensors, heads)
     num_edges = sum(int(group.tile_mask[list(group.mask_of_head)].sum()) for group in groups)
-    return AttentionPlan(*sizes, tuple(groups), num_edges, digest)
+    return AttentionPlan(*sizes, groups, num_edges, digest)
 
 
 # --- launching ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,175 @@
+"""A plan as flat indices: where each tile's queries and keys lie in memory, and the way back.
+
+Made once a plan and device, and kept. tiles.py computes with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ylg.plan import TileGroup
+
+CHUNK = 2**18  # scores computed at a time, so that they stay in a core's cache
+
+
+class Piece:
+    """Some tiles of one shape, as indices into ``[batch, heads * cells, dim]``; ``n`` is batch * heads * tiles."""
+
+    def __init__(self, group: TileGroup, num_queries: int, num_keys: int, query_slot: int, key_slot: int):
+        masks, self.tiles, self.T, self.L = group.shape
+        self.heads = len(group.heads)
+        self.num_query_slots, self.num_key_slots = self.heads * self.tiles * self.T, self.heads * self.tiles * self.L
+        self.num_scores = self.num_query_slots * self.L  # per batch element
+        self.query_slots = slice(query_slot, query_slot + self.num_query_slots)
+        self.key_slots = slice(key_slot, key_slot + self.num_key_slots)
+
+        which = torch.tensor(group.mask_of_head, device=group.tile_mask.device)
+        head = torch.tensor(group.heads, device=group.tile_mask.device)[:, None, None]
+        query, key = group.query_index.long()[which], group.key_index.long()[which]  # [heads, tiles, T or L]
+        self.query_is_real, self.key_is_real = query.flatten() >= 0, key.flatten() >= 0
+        self.query_row = (head * num_queries + query.clamp(min=0)).flatten()
+        self.key_row = (head * num_keys + key.clamp(min=0)).flatten()
+        self._mask, self._which, self._num_keys = group.tile_mask, which, num_keys
+        self._bias = self._valid = None
+        if not group.full:
+            padded = group.query_index < 0
+            # a padding query may attend to everything: its numbers are finite, and cleared below
+            allowed = (group.tile_mask | padded[..., None]).mT
+            bias = torch.zeros(allowed.shape, device=which.device).masked_fill_(~allowed, -math.inf)
+            share = self.heads // masks
+            if group.mask_of_head == tuple(m for m in range(masks) for _ in range(share)):
+                self._bias = bias[:, None]  # [masks, 1, tiles, L, T]: equal heads share one copy
+            else:
+                self._bias = bias[which][:, None]
+            if padded.any():
+                self._valid = (~padded)[which].view(-1, 1, self.T)
+
+    def queries(self, rows: Tensor) -> Tensor:
+        """Gathers: [batch, heads * queries, dim] -> [n, T, dim]."""
+        return rows.index_select(1, self.query_row).view(-1, self.T, rows.shape[-1])
+
+    def keys(self, rows: Tensor) -> Tensor:
+        """Gathers: [batch, heads * keys, dim] -> [n, L, dim]."""
+        return rows.index_select(1, self.key_row).view(-1, self.L, rows.shape[-1])
+
+    def mask_(self, scores: Tensor) -> Tensor:
+        """-inf wherever a query may not attend."""
+        if self._bias is not None:
+            first = self._bias.shape[0]
+            scores.view(-1, first, self.heads // first, self.tiles, self.L, self.T).add_(self._bias)
+        return scores
+
+    def clear_padding_(self, weights: Tensor) -> None:
+        if self._valid is not None:
+            weights.view(-1, self.heads * self.tiles, self.L, self.T).mul_(self._valid)
+
+    @staticmethod
+    def put_(slots: Tensor, tiles: Tensor) -> None:
+        """Writes [n, rows, dim] into this piece's part [batch, slots, dim] of a larger array."""
+        slots.unflatten(1, (-1, tiles.shape[1])).copy_(tiles.unflatten(0, (slots.shape[0], -1)))
+
+    @cached_property
+    def _edges(self) -> tuple[Tensor, Tensor]:
+        head, tile, t, k = self._mask[self._which].nonzero(as_tuple=True)
+        tile = head * self.tiles + tile
+        slot = (tile * self.L + k) * self.T + t
+        key = self.key_row[tile * self.L + k] % self._num_keys
+        return slot, self.query_row[tile * self.T + t] * self._num_keys + key
+
+    @property
+    def edge_slot(self) -> Tensor:
+        """Of every edge, its place in this piece's scores of one batch element, flattened."""
+        return self._edges[0]
+
+    @property
+    def edge_cell(self) -> Tensor:
+        """Of every edge, its place in ``[heads, queries, keys]``, flattened."""
+        return self._edges[1]
+
+
+class TileLayout:
+    """A plan as flat indices, and the way back from tiles to cells."""
+
+    def __init__(self, groups: Sequence[TileGroup], num_heads: int, num_queries: int, num_keys: int):
+        self.pieces: list[Piece] = []
+        self.query_slots = self.key_slots = 0
+        for group in groups:
+            for part in _split(group):
+                self.pieces.append(Piece(part, num_queries, num_keys, self.query_slots, self.key_slots))
+                self.query_slots += self.pieces[-1].num_query_slots
+                self.key_slots += self.pieces[-1].num_key_slots
+        row = torch.cat([piece.query_row for piece in self.pieces])
+        slots = torch.cat([piece.query_is_real for piece in self.pieces]).nonzero().squeeze(1)
+        self._slot_of_query = row.new_empty(num_heads * num_queries)
+        self._slot_of_query[row[slots]] = slots
+        row = torch.cat([piece.key_row for piece in self.pieces])
+        slots = torch.cat([piece.key_is_real for piece in self.pieces]).nonzero().squeeze(1)
+        self._slots_by_key = slots[row[slots].argsort(stable=True)]
+        counts = torch.bincount(row[slots], minlength=num_heads * num_keys)
+        self._first_of_key = counts.cumsum(0) - counts
+
+    def chunks(self, batch: int) -> Iterator[tuple[Piece, slice]]:
+        """Pieces and parts of the batch, of about CHUNK scores each."""
+        for piece in self.pieces:
+            step = max(1, CHUNK // piece.num_scores)
+            for start in range(0, batch, step):
+                yield piece, slice(start, min(start + step, batch))
+
+    def to_queries(self, tiles: Tensor) -> Tensor:
+        """[batch, query slots, dim] -> [batch, heads * queries, dim]"""
+        return tiles.index_select(1, self._slot_of_query)
+
+    def to_keys(self, tiles: Tensor) -> Tensor:
+        """[batch, key slots, dim] -> [batch, heads * keys, dim], summed over the slots of each key"""
+        batch, _, dim = tiles.shape
+        counted = self._first_of_key.numel()
+        number = torch.arange(batch, device=tiles.device)[:, None]
+        slots = (self._slots_by_key + number * self.key_slots).flatten()
+        first = (self._first_of_key + number * self._slots_by_key.numel()).flatten()
+        return F.embedding_bag(slots, tiles.view(-1, dim), first, mode="sum").view(batch, counted, dim)
+
+
+def _split(group: TileGroup) -> Iterator[TileGroup]:
+    """The group itself, or parts of at most CHUNK scores: fewer heads, then fewer tiles, then fewer queries each."""
+    order = sorted(range(len(group.heads)), key=lambda i: group.mask_of_head[i])
+    _, tiles, T, L = group.shape
+    queries = max(1, min(T, CHUNK // L))
+    tiles_each = max(1, min(tiles, CHUNK // (queries * L)))
+    heads_each = max(1, CHUNK // (tiles_each * queries * L))
+    for h in range(0, len(order), heads_each):
+        some = order[h : h + heads_each]
+        masks = sorted({group.mask_of_head[i] for i in some})
+        for start in range(0, tiles, tiles_each):
+            for top in range(0, T, queries):
+                part = (masks, slice(start, start + tiles_each))
+                yield TileGroup(
+                    heads=tuple(group.heads[i] for i in some),
+                    mask_of_head=tuple(masks.index(group.mask_of_head[i]) for i in some),
+                    query_index=group.query_index[part][..., top : top + queries],
+                    key_index=group.key_index[part],
+                    tile_mask=group.tile_mask[part][:, :, top : top + queries],
+                )
+
+
+_LAYOUTS: OrderedDict[tuple, TileLayout] = OrderedDict()
+_LAYOUTS_KEPT = 32
+
+
+def tile_layout(
+    groups: Sequence[TileGroup], num_heads: int, num_queries: int, num_keys: int, digest: str
+) -> TileLayout:
+    """The layout of a plan, made once and kept by the plan's digest and device."""
+    key = (digest, groups[0].tile_mask.device)
+    if key not in _LAYOUTS:
+        _LAYOUTS[key] = TileLayout(groups, num_heads, num_queries, num_keys)
+        if len(_LAYOUTS) > _LAYOUTS_KEPT:
+            _LAYOUTS.popitem(last=False)
+    _LAYOUTS.move_to_end(key)
+    return _LAYOUTS[key]
