@@ -8,6 +8,7 @@ Inception is asked for by name and its weights are not on this machine.
 import hashlib
 import importlib.util
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from sagan_base.data import ImageData
 from sagan_base.metrics.classifier import classifier_for, load_classifier
 
 
-class _TwoFeatures(FeatureExtractorBase):
+class _TwoFeatures(FeatureExtractorBase, ABC):
     """What our extractors share: a network that returns (features, logits)."""
 
     def __init__(self, name: str, features_list: list[str], **options: object):
@@ -45,8 +46,9 @@ class _TwoFeatures(FeatureExtractorBase):
     def get_dummy_input_for_compile() -> Tensor:
         return torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
 
+    @abstractmethod
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+        """uint8 [B, 3, R, R] -> float [B, features], [B, logits]."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         found = dict(zip(("features", "logits"), self.features_and_logits(images), strict=True))
