@@ -19,7 +19,7 @@ from ablations.page import page, setting_text, table_note
 from ablations.published import ASTERISK
 from ablations.questions import QUESTIONS, answers
 from ablations.records import RESULT, Record, read_records
-from ablations.rows import ROWS
+from ablations.rows import PAPER_ROWS, ROWS
 from ablations.summary import compare, dense_pairs, readable, summarise
 from ablations.table import markdown
 from sagan_base.atomic import atomic_write
@@ -169,14 +169,17 @@ def update_readme(readme: Path, records: list[Record], text: pd.DataFrame) -> No
         c for c in text.columns if c not in ("best @ step", "attention off", "gain sizes", "file MB", "images/s")
     ]
     first = records[0]
+    in_paper = text["row"].isin([row.title for row in PAPER_ROWS])
+    shown = text[in_paper] if in_paper.any() else text
     section = [
         BEGIN,
         f"{setting_text(records)}. {_what_is(first.distance_key)}",
         "",
-        markdown(text[columns]),
+        markdown(shown[columns]),
         "",
         "Mean ± sample standard deviation over n seeds; intervals by a paired bootstrap over seeds and samples, "
         "widened to Student's t over the seeds. " + ASTERISK,
+        *["", f"Further rows in the report: {len(text) - len(shown)}."] * (len(shown) < len(text)),
         END,
     ]
     with atomic_write(readme) as path:

@@ -119,6 +119,7 @@ def test_the_readme_section_is_replaced_and_nothing_else(ablation, report, tmp_p
     text = readme.read_text()
     assert text.startswith(f"# Title\n\n{BEGIN}\n") and text.endswith(f"{END}\n\nThe end.\n")
     assert "old figures" not in text and "| YLG-SAGAN" in text
+    assert "YLG, butterfly" not in text and "Further rows in the report: 1." in text
     assert "2 cores of Test CPU" in text and "not the paper's FID" in text and "hours of training" in text
     assert main([str(ablation), "--out", str(report), "--resamples", "200", "--readme", str(readme)]) == 0
     assert readme.read_text() == text
