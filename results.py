@@ -275,10 +275,15 @@ def origin(folders: list[Path]) -> Iterator[str]:
     lines = ["- this page, and the tables and reports it draws on: `make results`; pictures: `make figures`"]
     for folder in folders:
         runs, _ = read_records(folder)
-        commands = dict.fromkeys(record.provenance["command"] for record in runs)
         revisions = dict.fromkeys(str(record.provenance["git"]["revision"])[:12] for record in runs)
-        shown = "; ".join(f"`{command}`" for command in commands)
-        lines.append(f"- `{folder.relative_to(ROOT)}`: {shown} at {', '.join(revisions)}")
+        rows = dict.fromkeys(record.row for record in runs)
+        seeds = sorted({record.seed for record in runs})
+        lines.append(
+            f"- `{folder.relative_to(ROOT)}`: {len(rows)} rows, seeds {', '.join(map(str, seeds))}, measured at "
+            f"{', '.join(revisions)}; each run's own command is in its `result.json`, and "
+            f"`python ablations/run.py --all --extended --seeds 3 --preset {runs[0].setting['preset']}` runs whatever "
+            "is missing"
+        )
     yield "\n".join(lines)
 
 

@@ -94,10 +94,16 @@ def _verdicts(groups: dict[str, list[Record]], compared: dict[str, tuple[str, Di
     if not compared:
         return "<p>No row can be compared: the dense row is missing, or has no seed in common with the others.</p>"
     key = next(iter(groups.values()))[0].distance_key
-    return _list(
-        sentence(groups[row][0].title, groups[other][0].title, key, difference)
-        for row, (other, difference) in compared.items()
-    )
+    sentences, none = [], []
+    for row, (other, difference) in compared.items():
+        title, dense = groups[row][0].title, groups[other][0].title
+        if difference.verdict == "no difference shown" and difference.seeds > 1:
+            none.append(title)
+        else:
+            sentences.append(sentence(title, dense, key, difference))
+    if none:
+        sentences.append(f"No difference to the dense row is shown for: {'; '.join(none)} (intervals: in the table).")
+    return _list(sentences)
 
 
 def _questions(answered: pd.DataFrame) -> str:

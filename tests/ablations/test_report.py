@@ -45,7 +45,7 @@ def test_a_difference_inside_its_interval_is_said_to_be_so(report):
     assert lines.loc["ylg_no_esa", "difference low"] < 0 < lines.loc["ylg_no_esa", "difference high"]
     assert pd.isna(lines.loc["sagan", "difference"])
     page = (report / "report.html").read_text()
-    assert "YLG, no ESA: no difference to SAGAN is shown" in page
+    assert "No difference to the dense row is shown for: YLG, no ESA; YLG, butterfly (" in page
     assert f"YLG-SAGAN: lower {DISTANCE} than SAGAN" in page
 
 
