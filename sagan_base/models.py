@@ -13,7 +13,7 @@ from pathlib import Path
 from sagan_base.cli import usage_errors
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
-DEFAULT_MODEL = "digits"
+DEFAULT_MODEL = "digits"  # its data come with scikit-learn, so that every command works at once
 
 
 @dataclass(frozen=True)
