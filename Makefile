@@ -34,6 +34,11 @@ figures: $(STAMP)
 	$(VENV)/bin/python analysis/patterns.py --overview docs/masks
 	$(VENV)/bin/python benchmarks/attention.py --redraw benchmarks/results/attention-*.json
 	$(VENV)/bin/python ablations/ship.py --refresh
+	for model in $$($(VENV)/bin/python -c "from sagan_base.models import model_names; print(*model_names())"); do \
+	  $(VENV)/bin/python analysis/attention_maps.py --model $$model --out runs/attention/$$model || exit 1; \
+	  cp runs/attention/$$model/attention_maps.png analysis/results/attention_$$model.png; \
+	  cp runs/attention/$$model/head_statistics.json analysis/results/attention_$$model.json; \
+	done
 
 test: $(STAMP)
 	$(VENV)/bin/pytest

@@ -61,7 +61,7 @@ def page() -> str:
     folders = sorted(path.parent for path in (ROOT / "ablations" / "results").glob("*/report.csv"))
     for folder in folders:
         sections += ablation(folder)
-    sections += [*published(), *inversions(), *speed(), *origin(folders)]
+    sections += [*attention_of_models(), *published(), *inversions(), *speed(), *origin(folders)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -170,6 +170,25 @@ def published() -> Iterator[str]:
         "by as much as the rows differ. `python ablations/run.py --preset imagenet128 --data imagenet:PATH` is the "
         "paper's setting; FID itself needs `--inception-weights FILE`. " + ASTERISK
     )
+
+
+def attention_of_models() -> Iterator[str]:
+    """What the attention layers of the shipped models do, from ``analysis/attention_maps.py``."""
+    yield "## What the attention of the shipped models does"
+    rows = []
+    for name in model_names():
+        stored = json.loads((ROOT / "analysis" / "results" / f"attention_{name}.json").read_text(encoding="utf-8"))
+        line = {"model": name}
+        for what, value in stored["comparison"].items():
+            shown = value.values() if isinstance(value, dict) else [value]
+            line[what] = ", ".join(f"{number:+.3f}" if "PSNR" not in what else cell(number) for number in shown)
+        rows.append(line)
+    yield markdown(pd.DataFrame(rows))
+    yield (
+        "`python analysis/attention_maps.py --model NAME`: over 64 generated images, compared with the same z and the "
+        "gains set to 0; pixels are in a range of 1. The maps of the fashion-mnist model:"
+    )
+    yield "![saliency of every head, and one query's attention](analysis/results/attention_fashion-mnist.png)"
 
 
 def inversions() -> Iterator[str]:
