@@ -60,7 +60,8 @@ def page() -> str:
     ]
     folders = sorted(path.parent for path in (ROOT / "ablations" / "results").glob("*/report.csv"))
     for folder in folders:
-        sections += ablation(folder)
+        if len(pd.read_csv(folder / "report.csv")) > 1:  # a single row is the run of a model that ships
+            sections += ablation(folder)
     sections += [*attention_of_models(), *published(), *inversions(), *speed(), *origin(folders)]
     return "\n\n".join(sections) + "\n"
 
@@ -85,7 +86,10 @@ def models() -> Iterator[str]:
                 f"A support vector machine that saw only real images gives {recognised:.1%} of the samples the class "
                 f"asked for; chance is {chance:.0%}."
             )
-    yield "Full cards: `sagan_base/shipped/NAME.md`, or `python -m sagan_base.models`."
+    yield (
+        "Full cards: `sagan_base/shipped/NAME.md`, or `python -m sagan_base.models`. Curves and raw figures of their "
+        "runs: below `ablations/results`."
+    )
 
 
 def ablation(folder: Path) -> Iterator[str]:
@@ -298,10 +302,8 @@ def origin(folders: list[Path]) -> Iterator[str]:
         rows = dict.fromkeys(record.row for record in runs)
         seeds = sorted({record.seed for record in runs})
         lines.append(
-            f"- `{folder.relative_to(ROOT)}`: {len(rows)} rows, seeds {', '.join(map(str, seeds))}, measured at "
-            f"{', '.join(revisions)}; each run's own command is in its `result.json`, and "
-            f"`python ablations/run.py --all --extended --seeds 3 --preset {runs[0].setting['preset']}` runs whatever "
-            "is missing"
+            f"- `{folder.relative_to(ROOT)}`: row(s) {', '.join(rows)}; seed(s) {', '.join(map(str, seeds))}; measured "
+            f"at {', '.join(revisions)}; each run's own command is in its `result.json`"
         )
     yield "\n".join(lines)
 
