@@ -72,6 +72,9 @@ QUESTIONS: tuple[Question, ...] = (
 )
 
 
+COLUMNS = ("question", "row", "against", "difference", "low", "high", "seeds", "verdict", "answer")
+
+
 def answers(records: list[Record], compared: Mapping[tuple[str, str], Difference]) -> pd.DataFrame:
     """One line a pair that was compared, in the order of ``QUESTIONS``; ``answer`` says it as a sentence."""
     lines = []
@@ -83,7 +86,7 @@ def answers(records: list[Record], compared: Mapping[tuple[str, str], Difference
                 line |= {"seeds": difference.seeds, "verdict": difference.verdict}
                 key = records[0].distance_key
                 lines.append(line | {"answer": sentence(ROWS[row].title, ROWS[other].title, key, difference)})
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def sentence(row: str, other: str, distance_key: str, difference: Difference) -> str:
