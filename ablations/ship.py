@@ -79,6 +79,8 @@ def make_card(name: str, record: Record, config: RunConfig, class_names: tuple[s
         )
     recipe, model = config.recipe, config.model
     machine = record.provenance["machine"]
+    key = record.distance_key
+    off = {f"{key}, attention off": record.attention_off[key]} if key in record.attention_off else {}
     accuracy = {} if record.class_accuracy is None else {"class accuracy (SVM on real images)": record.class_accuracy}
     return ModelCard(
         name=name,
@@ -96,7 +98,7 @@ def make_card(name: str, record: Record, config: RunConfig, class_names: tuple[s
         steps=record.setting["steps"],
         seconds=record.seconds,
         hardware=machine.get("gpu") or f"{machine['threads']} thread(s) of {machine['cpu']}",
-        metrics={**record.metrics, **accuracy},
+        metrics={**record.metrics, **off, **accuracy},
         command=record.provenance["command"],
         revision=record.provenance["git"]["revision"] or "unknown",
         intended_use=INTENDED_USE,

@@ -33,6 +33,7 @@ def test_the_card_holds_what_the_run_measured_and_the_hash_of_its_weights(finish
     assert models.resolve_model("mine").read_bytes() == b"weights"
     assert card.sha256 == hashlib.sha256(b"weights").hexdigest()
     assert card.metrics["FD (digits classifier)"] == 1.5
+    assert card.metrics["FD (digits classifier), attention off"] == 3.0
     assert card.metrics["class accuracy (SVM on real images)"] == 0.97
     assert (card.seed, card.steps, card.command) == (3, 1000, "python x --esa")
     assert card.network.endswith("8 heads of ltr_rtl in manhattan order, alignment rows, at 16x16")
