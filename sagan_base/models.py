@@ -14,6 +14,7 @@ from sagan_base.cli import usage_errors
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
 DEFAULT_MODEL = "digits"  # its data come with scikit-learn, so that every command works at once
+BEST_MODEL = "fashion-mnist"  # the most varied samples, until a colour model ships
 
 
 @dataclass(frozen=True)

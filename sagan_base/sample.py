@@ -20,7 +20,7 @@ from sagan_base.cli import usage_errors
 from sagan_base.distributed import find_device
 from sagan_base.draws import latents, stream, truncated_latents
 from sagan_base.generator import Generator
-from sagan_base.models import DEFAULT_MODEL, resolve_model
+from sagan_base.models import BEST_MODEL, resolve_model
 from sagan_base.options import Parser
 from sagan_base.preview import sample_sheet
 
@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("checkpoint", nargs="?", type=Path, help="a .safetensors file of a run, or the run's folder "
                        "(default: the shipped model of --model)")  # fmt: skip
     model.add_argument("--model", metavar="NAME", help="a shipped model; python -m sagan_base.models lists them "
-                       f"(default: {DEFAULT_MODEL})")  # fmt: skip
+                       f"(default: {BEST_MODEL})")  # fmt: skip
     parser.add_argument("--class", dest="classes", nargs="+", default=[], metavar="CLASS", help="numbers or names "
                         "(default: every class)")  # fmt: skip
     parser.add_argument("--number", type=int, default=8, metavar="N", help="images of each class (default: 8)")
@@ -100,7 +100,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     with usage_errors():
         _check(arguments)
-        path = model_file(arguments.checkpoint) if arguments.checkpoint else resolve_model(arguments.model)
+        given, shipped = arguments.checkpoint, arguments.model or BEST_MODEL
+        path = model_file(given) if given else resolve_model(shipped)
         generator, names = load_generator(path)
         classes = find_classes(arguments.classes, names)
         total = arguments.number * len(classes)

@@ -95,3 +95,8 @@ def test_a_sheet_of_colour_images_keeps_their_channels():
     images[1, 2] = 1.0  # the second is blue
     sheet = sample_sheet(images, columns=2, border=1)
     assert sheet.size == (11, 11) and sheet.getpixel((6, 1)) == (0, 0, 255) and sheet.getpixel((1, 6)) == (0, 0, 0)
+
+
+def test_without_a_checkpoint_the_best_of_the_shipped_models_is_drawn(tmp_path, capsys):
+    assert main(["--sheet", str(tmp_path / "sheet.png"), "--number", "1", "--device", "cpu"]) == 0
+    assert "ankle boot" in capsys.readouterr().out and (tmp_path / "sheet.png").is_file()
