@@ -13,7 +13,7 @@ from ablations.curves import CurveOf, overlaid, small_multiples
 from ablations.experiment import Experiment, Setting
 from ablations.masks import mask_pictures
 from ablations.presets import PRESETS
-from ablations.published import ANCHORS
+from ablations.published import anchor_rows
 from ablations.questions import QUESTIONS, sentence
 from ablations.records import Record
 from ablations.rows import PAPER_ROWS, ROWS
@@ -47,7 +47,7 @@ def page(
         sample_seed=min(record.seed for record in records),
         samples=_samples(groups),
         rows=_rows(groups),
-        anchors=_anchors(),
+        anchors=_table(pd.DataFrame(anchor_rows())),
         method=_method(records),
     )
 
@@ -243,20 +243,6 @@ def _experiment(record: Record) -> Experiment | None:
         return None
     setting = record.setting
     return Experiment(row, Setting(preset, setting["recipe"], preset.data, setting["steps"], ()), record.seed)
-
-
-def _anchors() -> str:
-    lines = [
-        {
-            "what": what,
-            "FID": figure.fid_text,
-            "IS": figure.inception_score_text,
-            "on": figure.where,
-            "by": figure.source,
-        }
-        for what, figure in ANCHORS
-    ]
-    return _table(pd.DataFrame(lines))
 
 
 def _method(records: list[Record]) -> str:

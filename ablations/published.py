@@ -69,4 +69,13 @@ ANCHORS: tuple[tuple[str, Published], ...] = (
     ("YLG, replication", Published(32.69, None, "CelebA 32x32, 100k steps, one run", "dwro0121/Attention_GAN")),
 )
 
+
+def anchor_rows() -> list[dict[str, str]]:
+    """``ANCHORS`` as lines of a table."""
+    return [
+        {"what": what, "FID": f.fid_text, "IS": f.inception_score_text, "on": f.where, "by": f.source}
+        for what, f in ANCHORS
+    ]
+
+
 ASTERISK = "\\* not confirmed from a source at hand."

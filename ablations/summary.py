@@ -106,12 +106,6 @@ def _spread(line: dict[str, Any], key: str, values: list[float]) -> None:
 def readable(summary: pd.DataFrame, distance_key: str, score_key: str) -> pd.DataFrame:
     """The columns a reader wants, as text: "12.3 ± 0.4", "-1.2 [-2.0, -0.4] lower"."""
 
-    def spread(line: pd.Series, key: str) -> str:
-        if key not in line or pd.isna(line[key]):
-            return "-"
-        deviation = line[f"{key} sd"]
-        return cell(line[key]) + ("" if pd.isna(deviation) else f" ± {cell(deviation)}")
-
     def difference(line: pd.Series) -> str:
         if line["difference"] is None or pd.isna(line["difference"]):
             return "-"
@@ -129,14 +123,15 @@ def readable(summary: pd.DataFrame, distance_key: str, score_key: str) -> pd.Dat
             {
                 "row": line["title"],
                 "n": cell(int(line["n"])),
-                distance_key: spread(line, distance_key),
-                "best @ step": f"{spread(line, f'best {distance_key}')} @ {cell(int(line['median step of best']))}",
+                distance_key: spread_text(line, distance_key),
+                "best @ step": spread_text(line, f"best {distance_key}")
+                + f" @ {cell(int(line['median step of best']))}",
                 "difference to dense, 95% interval": difference(line) + f" (to {compared})" * elsewhere,
-                score_key: spread(line, score_key),
-                "class accuracy": spread(line, "class accuracy (SVM)"),
+                score_key: spread_text(line, score_key),
+                "class accuracy": spread_text(line, "class accuracy (SVM)"),
                 "paper FID": line["paper FID"],
                 "paper IS": line["paper IS"],
-                "attention off": spread(line, f"{distance_key}, attention off"),
+                "attention off": spread_text(line, f"{distance_key}, attention off"),
                 "gain sizes": ", ".join(cell(line[key]) for key in gains if not pd.isna(line[key])) or "-",
                 "parameters": cell(int(line["parameters"])),
                 "file MB": cell(line["file MB"]),
@@ -145,6 +140,14 @@ def readable(summary: pd.DataFrame, distance_key: str, score_key: str) -> pd.Dat
             }
         )
     return pd.DataFrame(lines)
+
+
+def spread_text(line: pd.Series, key: str) -> str:
+    """Mean and standard deviation of one column of ``summarise``: "12.3 ± 0.4", or "-" where there is none."""
+    if key not in line or pd.isna(line[key]):
+        return "-"
+    deviation = line[f"{key} sd"]
+    return cell(line[key]) + ("" if pd.isna(deviation) else f" ± {cell(deviation)}")
 
 
 def _signed(value: float) -> str:
