@@ -18,10 +18,10 @@ from typing import Any
 import pandas as pd
 
 from ablations.page import setting_text, table_note
-from ablations.published import ANCHORS, ASTERISK
+from ablations.published import ASTERISK, anchor_rows
 from ablations.questions import QUESTIONS
 from ablations.records import Record, read_records
-from ablations.summary import readable
+from ablations.summary import readable, spread_text
 from ablations.table import cell, markdown
 from analysis.inversion_table import read_rows, summary_table
 from sagan_base.atomic import atomic_write
@@ -146,26 +146,15 @@ def gains(records: list[Record], summary: pd.DataFrame) -> Iterator[str]:
     lines = []
     for _, line in summary.iterrows():
         if line[wanted].notna().any():
-            values = {name: _spread(line, name) for name in columns if name in line}
+            values = {name: spread_text(line, name) for name in columns if name in line}
             lines.append({"row": line["title"]} | values)
     yield markdown(pd.DataFrame(lines))
-
-
-def _spread(line: pd.Series, key: str) -> str:
-    if pd.isna(line[key]):
-        return "-"
-    deviation = line[f"{key} sd"]
-    return cell(line[key]) + ("" if pd.isna(deviation) else f" ± {cell(deviation)}")
 
 
 def published() -> Iterator[str]:
     """How far all this is from published figures, and why it cannot be compared with them."""
     yield "## How far from the best published figures"
-    rows = [
-        {"what": what, "FID": f.fid_text, "IS": f.inception_score_text, "on": f.where, "by": f.source}
-        for what, f in ANCHORS
-    ]
-    yield markdown(pd.DataFrame(rows))
+    yield markdown(pd.DataFrame(anchor_rows()))
     yield (
         "None of the figures above this section can be set beside these. Theirs are distances in the features of "
         "Inception, on ImageNet, CIFAR-10 or CelebA, of networks trained for days. Ours are distances in the features "

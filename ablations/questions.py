@@ -1,7 +1,7 @@
 """What a reader asks of the ablation, as data: each question names the pairs of rows that answer it.
 
-The differences themselves come from bootstrap.py. A row against its dense row is in the table already; these are the
-comparisons that the table does not show.
+The differences themselves come from bootstrap.py. The table compares each row with its dense row only; a question may
+compare any two.
 """
 
 from collections.abc import Mapping
