@@ -54,9 +54,10 @@ class Preset:
         return replace(recipe, numerics=numerics, **changes)
 
 
-# 800 steps of batch 32. Averages with the published decays remember 1,000 steps, so they are shortened; a small
-# network bears learning rates ten and five times the paper's. Everything else of the recipes is kept.
-SHORT = {"batch_size": 32, "generator_lr": 1e-3, "discriminator_lr": 2e-3, "ema_decay": 0.99}
+# 1,000 steps of batch 32. Averages with the published decays remember 1,000 steps, so they are shortened; a small
+# network bears learning rates four and five times the paper's. A generator at 1e-3 draws each class nearly always the
+# same, and a discriminator at 1e-3 gives fewer varied samples than at 2e-3. Everything else of the recipes is kept.
+SHORT = {"batch_size": 32, "generator_lr": 4e-4, "discriminator_lr": 2e-3, "ema_decay": 0.99}
 DIGITS = {
     "paper": SHORT | {"batch_norm_decay": 0.98},
     "biggan": SHORT | {"ema_start": 50},
@@ -78,7 +79,7 @@ PRESETS: dict[str, Preset] = {
             model=ModelConfig(
                 32, image_channels=1, num_classes=10, latent_dim=64, generator_width=16, discriminator_width=16
             ),
-            steps=800,
+            steps=1000,
             metrics_every=100,
             curve_samples=500,
             final_samples=1000,
