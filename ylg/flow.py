@@ -77,7 +77,8 @@ def flow_report(
           ``max_column_degree``: one number for each step (the mean column degree equals that of the rows);
         * ``full_information``, ``unreachable_pairs`` (how many), ``unreachable_pair`` (the first, as (output,
           input), or None);
-        * ``min_paths``, ``mean_paths``, ``max_paths``: paths between an input and an output;
+        * ``min_paths``, ``mean_paths``, ``max_paths``: paths between an input and an output (the two counts are exact
+          ints up to 2^53, rounded floats beyond);
         * ``layers_parallel``, ``layers_sequential``: layers in a row until all pairs are joined, if a layer runs
           its steps side by side as heads, or one after the other; None for never;
         * ``flow_forward``, ``flow_backward``: maximum flow, unit vertices, from the first half of the inputs to the
@@ -91,10 +92,12 @@ def flow_report(
           largest; None without relays), ``step_distance`` (mean distance to the attended cells, for each step).
 
     Raises:
-        ValueError: masks that are not bool or not square, a grid of another size, a stride out of 1..n.
+        ValueError: masks that are not bool or not square, a grid of another size, an unknown order, a stride out of
+            1..n.
     """
     steps = sparse_steps(masks)
     n, p = steps[0].shape[0], len(steps)
+    grid_order(1, n, order)  # a misspelt order is refused, with a grid or without
     stride = math.isqrt(n) if stride is None else stride
     if not is_whole(stride) or not 1 <= stride <= n:
         raise ValueError(f"stride={stride!r} must be between 1 and n={n}; leave it out for {math.isqrt(n)}")

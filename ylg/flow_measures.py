@@ -4,6 +4,7 @@ They describe the information flow graph: vertices (layer, position) for layers 
 (t, i) for every True ``M_t[i, j]``. None is known to predict the quality of a trained network. flow.py collects them.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import reduce
 
@@ -21,13 +22,18 @@ _ENTRIES_AT_ONCE = 1 << 23  # of a dense slice of an [n, n] product
 DENSE_UP_TO = 512  # positions: beyond, spectra come from iterations with sparse steps
 
 
-def path_counts(steps: Steps) -> tuple[int, float, int]:
-    """Smallest, mean and largest number of paths between an (output, input) pair."""
+def path_counts(steps: Steps) -> tuple[int | float, float, int | float]:
+    """Smallest, mean and largest number of paths between an (output, input) pair.
+
+    Exact ints up to 2^53; beyond, floats with rounding, inf where those end.
+    """
     smallest, largest, total = np.inf, 0.0, 0.0
-    for rows in _slices_of_product([step.astype(np.float64) for step in steps]):
-        smallest, largest = min(smallest, rows.min()), max(largest, rows.max())
-        total += rows.sum()
-    return int(smallest), float(total / steps[0].shape[0] ** 2), int(largest)
+    with np.errstate(over="ignore"):
+        for rows in _slices_of_product([step.astype(np.float64) for step in steps]):
+            smallest, largest = min(smallest, float(rows.min())), max(largest, float(rows.max()))
+            total += float(rows.sum())
+    exact = (int(count) if count <= 2**53 else count for count in (smallest, largest))
+    return next(exact), total / steps[0].shape[0] ** 2, next(exact)
 
 
 def smallest_share(steps: Steps) -> float:
@@ -99,12 +105,16 @@ def congestion(steps: Steps) -> float:
     ones = np.ones(steps[0].shape[0])
     arriving, leaving = [ones], [ones]
     for step in counts:
-        arriving.append(step @ arriving[-1])
+        arriving.append(_to_one(step @ arriving[-1]))
     for step in reversed(counts):
-        leaving.insert(0, step.T @ leaving[0])
-    total = max(arriving[-1].sum(), 1.0)  # without any path there is nothing to share
-    through = (float((a * b).max()) for a, b in zip(arriving[1:-1], leaving[1:-1], strict=True))
-    return float(max(through, default=0.0) / total)
+        leaving.insert(0, _to_one(step.T @ leaving[0]))
+    through = [a * b for a, b in zip(arriving[1:-1], leaving[1:-1], strict=True)]  # of each layer's paths, to a factor
+    return float(max((paths.max() / paths.sum() for paths in through if paths.any()), default=0.0))
+
+
+def _to_one(paths: np.ndarray) -> np.ndarray:
+    """Scaled to a largest entry of 1, so that the paths of many steps stay in range."""
+    return paths / max(paths.max(), 1.0)
 
 
 def half_to_half_flow(steps: Steps) -> tuple[int, int]:
@@ -141,9 +151,9 @@ def layers_until_full(layer: Steps) -> int | None:
 
     None where no number of layers is enough.
     """
-    seen: set[bytes] = set()
+    seen: set[bytes] = set()  # digests: slow patterns pass through as many states, of n^2 bits each, as positions
     bits = reached(layer)
-    while (state := bits.tobytes()) not in seen:
+    while (state := hashlib.blake2b(bits, digest_size=16).digest()) not in seen:
         seen.add(state)
         if is_full(bits):
             return len(seen)

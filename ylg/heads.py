@@ -16,6 +16,7 @@ from torch import Tensor
 from ylg.orders import Grid, Order, check_grid, grid_order, is_whole
 from ylg.patterns import Pattern, sparse_step_masks
 from ylg.patterns import pattern as find_pattern
+from ylg.reach import dense_stack
 
 HeadPattern = str | Pattern | Sequence["HeadPattern"]
 
@@ -58,7 +59,7 @@ def head_masks(
         ValueError: unknown names, heads that do not divide among the steps, grids that are not multiples.
     """
     arguments = (pattern, query_grid, key_grid, num_heads, order, alignment, stride)
-    return torch.from_numpy(np.stack([mask.toarray() for mask in sparse_head_masks(*arguments)]))
+    return torch.from_numpy(dense_stack(sparse_head_masks(*arguments)))
 
 
 def sparse_head_masks(

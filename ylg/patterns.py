@@ -14,7 +14,7 @@ import math
 import os
 import re
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ylg import pattern_steps as definitions
 from ylg.orders import is_whole
-from ylg.reach import Masks, sparse_steps, unreachable_pair
+from ylg.reach import Masks, dense_stack, sparse_steps, unreachable_pair
 
 Build = Callable[[int, int], Masks]
 
@@ -116,6 +116,11 @@ def register_pattern(name: str, build: Build, full_information: bool = True, abo
         raise ValueError(f"a pattern's name is a letter, then letters, digits, '_' or '-'; got {name!r}")
     if name in _BUILT_IN or name in _RESERVED or re.fullmatch(r"butterfly\d*", name):
         raise ValueError(f"{name!r} is a name of the package itself; choose another")
+    if not callable(build) or not isinstance(build, Hashable):
+        raise ValueError(
+            f"build of pattern {name!r} must be a function build(n, stride), or another hashable callable (its steps "
+            f"are kept by it), got {type(build).__name__}"
+        )
     mine, refusal = None, None
     for n in (16, 17, 36, 64):
         try:
@@ -123,7 +128,7 @@ def register_pattern(name: str, build: Build, full_information: bool = True, abo
         except ValueError as error:  # a size may be unsupported, but not every size
             refusal = refusal or error
             continue
-        mine = mine or Pattern(name, len(steps), build, full_information=full_information, about=about)
+        mine = mine or Pattern(name, len(sparse_steps(steps)), build, full_information=full_information, about=about)
         _checked_steps(mine, n, math.isqrt(n))
     if mine is None:
         raise ValueError(f"pattern {name!r} cannot be built for n = 16, 17, 36 or 64: {refusal}") from refusal
@@ -177,7 +182,7 @@ def step_masks(name: str | Pattern, n: int, stride: int | None = None) -> Tensor
     Raises:
         ValueError: unknown name, n < 1, stride out of range, or a claim of full information that fails.
     """
-    return torch.from_numpy(np.stack([step.toarray() for step in sparse_step_masks(name, n, stride)]))
+    return torch.from_numpy(dense_stack(sparse_step_masks(name, n, stride)))
 
 
 def sparse_step_masks(name: str | Pattern, n: int, stride: int | None = None) -> tuple[csr_array, ...]:

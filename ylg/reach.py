@@ -5,9 +5,10 @@ The boolean product ``M_p ... M_1`` is computed on bits, 64 inputs to a word, so
 patterns.py uses it to refuse patterns that claim full information and lack it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -26,7 +27,9 @@ def sparse_steps(masks: Masks) -> tuple[csr_array, ...]:
         ValueError: not bool, not square, of different sizes, or no step at all.
     """
     if isinstance(masks, Tensor):
-        masks = masks.detach().cpu().numpy()
+        masks = _array(masks, "step 1")
+    if not isinstance(masks, Iterable):
+        raise ValueError(f"masks must be bool [num_steps, n, n] or a sequence of steps, got {type(masks).__name__}")
     if isinstance(masks, np.ndarray) and masks.ndim != 3:
         raise ValueError(f"masks of shape {masks.shape} must be [num_steps, n, n]; add the axis of the steps")
     steps = tuple(_sparse_step(step, index) for index, step in enumerate(masks, start=1))
@@ -37,9 +40,27 @@ def sparse_steps(masks: Masks) -> tuple[csr_array, ...]:
     return steps
 
 
+def dense_stack(masks: Sequence[csr_array]) -> np.ndarray:
+    """Sparse masks of one shape as one bool array [len(masks), rows, columns], written in place."""
+    dense = np.zeros((len(masks), *masks[0].shape), dtype=bool)
+    for entry, mask in zip(dense, masks, strict=True):
+        mask.toarray(out=entry)
+    return dense
+
+
+def _array(masks: Tensor, name: str) -> np.ndarray:
+    """Refuses what has no NumPy equivalent (bfloat16, torch's sparse layouts) like any other wrong type."""
+    if masks.layout != torch.strided:
+        raise ValueError(f"{name} is a tensor of layout {masks.layout}; pass masks.to_dense(), or scipy.sparse arrays")
+    if masks.dtype != torch.bool:
+        dtype = str(masks.dtype).removeprefix("torch.")
+        raise ValueError(f"{name} is of {dtype}; masks are bool, True = may attend (use `mask > 0`)")
+    return masks.detach().cpu().numpy()
+
+
 def _sparse_step(step: object, index: int) -> csr_array:
     if isinstance(step, Tensor):
-        step = step.detach().cpu().numpy()
+        step = _array(step, f"step {index}")
     step = step if hasattr(step, "tocsr") else np.asarray(step)
     if step.dtype != bool:
         raise ValueError(f"step {index} is of {step.dtype}; masks are bool, True = may attend (use `mask > 0`)")

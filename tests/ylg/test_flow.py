@@ -1,6 +1,7 @@
 """Flow: the boolean product against networkx paths, the maximum flow against networkx, and figures known for 256."""
 
 import math
+import tracemalloc
 from itertools import pairwise
 
 import networkx as nx
@@ -270,6 +271,9 @@ def test_stored_zeros_and_doubled_entries_of_sparse_masks_are_no_edges():
     ("masks", "words"),
     [
         (torch.ones(2, 4, 4), "step 1 is of float32; masks are bool"),
+        (torch.ones(2, 4, 4, dtype=torch.bfloat16), "step 1 is of bfloat16; masks are bool"),
+        (torch.ones(2, 4, 4, dtype=torch.bool).to_sparse(), "to_dense"),
+        (None, "got NoneType"),
         (torch.ones(4, 4, dtype=torch.bool), r"shape \(4, 4\) must be \[num_steps, n, n\]"),
         (torch.ones(2, 4, 5, dtype=torch.bool), r"step 1 has shape \(4, 5\)"),
         (torch.ones(0, 4, 4, dtype=torch.bool), "masks holds no step"),
@@ -290,8 +294,27 @@ def test_masks_that_are_not_steps_are_refused_by_value_and_remedy(function, mask
         (dict(grid=16), "grid=16 must be"),
         (dict(stride=0), "stride=0 must be between 1 and n=16; leave it out for 4"),
         (dict(grid=(4, 4), order="spiral"), "unknown order 'spiral'"),
+        (dict(order="spiral"), "unknown order 'spiral'"),
     ],
 )
 def test_a_report_on_an_impossible_grid_is_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         ylg.flow_report(ylg.step_masks("ltr", 16), **arguments)
+
+
+def test_counts_of_paths_are_exact_ints_or_say_by_their_type_that_they_are_not():
+    dense = torch.ones(1, 32, 32, dtype=torch.bool)
+    exact, rounded, endless = (ylg.flow_report(dense.expand(p, -1, -1)) for p in (11, 14, 300))
+    assert exact["min_paths"] == exact["max_paths"] == 32**10 and isinstance(exact["min_paths"], int)
+    assert isinstance(rounded["min_paths"], float) and rounded["max_paths"] == pytest.approx(32**13, rel=1e-12)
+    assert endless["max_paths"] == float("inf")
+    assert [report["congestion"] for report in (exact, rounded, endless)] == pytest.approx([1 / 32] * 3)
+
+
+def test_a_pattern_that_spreads_slowly_is_measured_in_little_memory():
+    i = np.arange(600)
+    window = csr_array(np.abs(i[:, None] - i) <= 1)
+    tracemalloc.start()
+    assert flow_measures.layers_until_full([window]) == 599
+    assert tracemalloc.get_traced_memory()[1] < 10e6  # 27 MB if every state were kept
+    tracemalloc.stop()

@@ -3,6 +3,7 @@
 import doctest
 import math
 import os
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -215,6 +216,20 @@ def test_a_claim_that_fails_only_at_another_size_is_refused_there():
         ylg.head_masks("sly", (12, 12))
 
 
+@dataclass
+class Unhashable:
+    """As any dataclass that is not frozen."""
+
+    def __call__(self, n, stride):
+        return ylg.step_masks("ltr", n, stride)
+
+
+@pytest.mark.usefixtures("registry")
+def test_steps_may_come_one_by_one():
+    ylg.register_pattern("lazy", lambda n, stride: (step for step in ylg.step_masks("ltr", n, stride)))
+    assert torch.equal(ylg.step_masks("lazy", 16), ylg.step_masks("ltr", 16))
+
+
 @pytest.mark.usefixtures("registry")
 @pytest.mark.parametrize(
     ("build", "words"),
@@ -223,6 +238,9 @@ def test_a_claim_that_fails_only_at_another_size_is_refused_there():
         (lambda n, s: torch.ones(1, n, n + 1, dtype=torch.bool), r"shape \(16, 17\)"),
         (lambda n, s: torch.ones(n, n, dtype=torch.bool).numpy(), r"\(16, 16\) must be \[num_steps, n, n\]"),
         (lambda n, s: [], "holds no step"),
+        (lambda n, s: None, "sequence of steps, got NoneType"),
+        ("ltr", "must be a function .* got str"),
+        (Unhashable(), "hashable callable .* got Unhashable"),
         (lambda n, s: torch.ones(1, 5, 5, dtype=torch.bool), r"built 1 steps of \(5, 5\) for n=16"),
         (lambda n, s: torch.ones(n % 2 + 1, n, n, dtype=torch.bool), r"built 2 steps of \(17, 17\) for n=17"),
         (lambda n, s: ylg.step_masks("ltr", n, n + 1), "cannot be built for n = 16, 17, 36 or 64: stride=17"),
