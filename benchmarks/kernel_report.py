@@ -36,7 +36,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 import ylg
-from ylg.backends import triton_ops
+from ylg.backends import TRITON_HEAD_DIM, triton_ops
 from ylg.backends.triton_ops import attention_map, tile_attention, tile_attention_backward
 
 KINDS = {  # machine instructions by what keeps them waiting
@@ -140,10 +140,8 @@ def everything(plan, dtype: torch.dtype, dim_qk: int, dim_v: int, channels_first
 
 def head_dims(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found or not all(1 <= int(dim) <= triton_ops.MAX_HEAD_DIM for dim in found.groups()):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not two head dims from 1 to {triton_ops.MAX_HEAD_DIM}, as in 4x16"
-        )
+    if not found or not all(1 <= int(dim) <= TRITON_HEAD_DIM for dim in found.groups()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not two head dims from 1 to {TRITON_HEAD_DIM}, as in 4x16")
     return int(found[1]), int(found[2])
 
 

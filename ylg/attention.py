@@ -6,11 +6,15 @@ The masks come as a plan (plan.py); backends/ holds what executes it. Read next:
 from __future__ import annotations
 
 import math
+from numbers import Real
 
+import torch
 from torch import Tensor
 
 from ylg.backends import announce, choose_backend, load_backend
 from ylg.plan import AttentionPlan
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def sparse_attention(
@@ -30,24 +34,38 @@ def sparse_attention(
         values: ``[batch, num_heads, num_keys, head_dim_v]``. Head dims from 1 up.
         plan: of the head masks, from :func:`ylg.attention_plan`; moved to the tensors' device (and kept there).
         scale: what scores are multiplied by; None = ``1 / sqrt(head_dim_qk)``, as in scaled_dot_product_attention.
-        backend: "auto" (triton on CUDA where it is installed, else tiles; ``plan.explain()`` says which), "tiles",
-            "triton", "flex" or "reference".
+        backend: "auto" (triton on CUDA where it is installed and head dims are at most 128, else tiles;
+            ``plan.explain()`` says which), "tiles", "triton", "flex" or "reference".
         return_attention: also return the probabilities, for which memory is taken only then.
     Returns:
         ``[batch, num_heads, num_queries, head_dim_v]``; with ``return_attention`` also the probabilities
         ``[batch, num_heads, num_queries, num_keys]``, exactly zero outside the mask, differentiable.
+        Tiles, triton and reference can be differentiated as often as asked (gradient penalties); tiles also under
+        torch.func's transforms.
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit each other or the plan; an unknown backend.
+        ValueError: shapes, dtypes or devices that do not fit each other or the plan; an unknown backend; a scale that
+            is not a number.
     """
     _check(queries, keys, values, plan)
+    check_scale(scale)
     if scale is None:
         scale = 1 / math.sqrt(queries.shape[-1])
     if backend == "auto":
-        announce(queries.device.type)
-        backend, _ = choose_backend(queries.device.type)
+        device, head_dim = queries.device.type, max(queries.shape[-1], values.shape[-1])
+        announce(device, head_dim)
+        backend, _ = choose_backend(device, head_dim)
     attend = load_backend(backend)
     plan = plan if plan.device == queries.device else plan.to(queries.device)
     return attend(queries, keys, values, plan, float(scale), return_attention)
+
+
+def check_scale(scale: object) -> None:
+    """Raises ValueError unless it is a number or None: a tensor would lose its gradient without a word."""
+    if scale is not None and (isinstance(scale, (Tensor, bool)) or not isinstance(scale, Real)):
+        raise ValueError(
+            f"scale must be a number or None, got {type(scale).__name__}; for a learnable temperature multiply the "
+            f"queries by it"
+        )
 
 
 def _check(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan) -> None:
@@ -58,13 +76,17 @@ def _check(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan) -
         ("keys", keys, plan.num_keys),
         ("values", values, plan.num_keys),
     ):
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
         if tensor.ndim != 4 or tensor.shape[1:3] != (plan.num_heads, length):
             raise ValueError(
                 f"{name} must have the shape [batch, {plan.num_heads}, {length}, head_dim] of the plan, "
                 f"got {list(tensor.shape)}"
             )
-        if not tensor.is_floating_point():
-            raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
+        if tensor.dtype not in DTYPES:
+            raise ValueError(
+                f"{name} must be floating point (float64, float32, float16 or bfloat16), got {tensor.dtype}"
+            )
         if tensor.dtype != queries.dtype or tensor.device != queries.device:
             raise ValueError(
                 f"queries, keys and values must share dtype and device, but queries are {queries.dtype} on "

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ylg.attention import sparse_attention
+from ylg.attention import check_scale, sparse_attention
 from ylg.backends import BACKENDS
 from ylg.heads import HeadPattern, head_steps, sparse_head_masks
-from ylg.orders import Order, check_grid
+from ylg.orders import Order, check_grid, is_whole
 from ylg.patterns import Pattern
 from ylg.plan import AttentionPlan, attention_plan
 
@@ -20,17 +20,24 @@ MODES = ("parallel", "sequential")
 
 
 class PlanBuffers(nn.Module):
-    """Holds a plan whose tensors are non-persistent buffers: it moves with the model and is never saved."""
+    """Holds a plan whose tensors are non-persistent buffers: it moves with the model and is never saved.
+
+    Only where the buffers moved is taken from them, never what they hold: ``to_empty`` leaves them uninitialised.
+    """
 
     def __init__(self, plan: AttentionPlan):
         super().__init__()
+        self._original = plan
+        self._hold(plan)
+
+    def _hold(self, plan: AttentionPlan) -> None:
         self.plan = plan
         for name, tensor in plan.tensors().items():
             self.register_buffer(name, tensor, persistent=False)
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
-        self.plan = self.plan.with_tensors(dict(self.named_buffers()))
+        self._hold(self._original.to(next(self.buffers()).device))
         return self
 
     def extra_repr(self) -> str:
@@ -49,8 +56,9 @@ class SparseAttention2d(nn.Module):
             the one before gave (the last step on the query grid, those before it on the key grid), so this one
             layer has full information; all heads' patterns must then have equally many steps.
         pool: keys and values are max-pooled ``pool x pool``; 1 = not pooled.
-        qk_channels: of queries and of keys, all heads together; None = ``max(C // 8, 8, num_heads)``.
-        v_channels: of values; None = ``max(C // 2, 8, num_heads)``.
+        qk_channels: of queries and of keys, all heads together; None = ``max(C // 8, 8)``, rounded up to a multiple of
+            num_heads.
+        v_channels: of values; None = ``max(C // 2, 8)``, rounded up likewise.
         scale: what scores are multiplied by; SAGAN does not scale. None = ``1 / sqrt(head_dim)``.
         backend: as in :func:`ylg.sparse_attention`.
     Shape:
@@ -85,15 +93,20 @@ class SparseAttention2d(nn.Module):
             raise ValueError(f"unknown mode {mode!r}; use one of {', '.join(MODES)}")
         if backend != "auto" and backend not in BACKENDS:
             raise ValueError(f"backend={backend!r} is unknown; use one of {['auto', *BACKENDS]}")
-        if channels < 1:
-            raise ValueError(f"channels={channels} must be at least 1")
-        if pool < 1 or grid[0] % pool or grid[1] % pool:
-            raise ValueError(f"pool={pool} does not divide the grid {grid}; pool=1 leaves keys as they are")
+        if not is_whole(channels) or channels < 1:
+            raise ValueError(f"channels={channels!r} must be a whole number from 1 up")
+        if not is_whole(pool) or pool < 1 or grid[0] % pool or grid[1] % pool:
+            raise ValueError(f"pool={pool!r} does not divide the grid {grid}; pool=1 leaves keys as they are")
+        check_scale(scale)
         layout = head_steps(pattern, num_heads)  # before the channels: heads that fit no pattern never fit those
-        qk_channels = max(channels // 8, 8, num_heads) if qk_channels is None else qk_channels
-        v_channels = max(channels // 2, 8, num_heads) if v_channels is None else v_channels
+        if qk_channels is None:
+            qk_channels = -(-max(channels // 8, 8) // num_heads) * num_heads
+        if v_channels is None:
+            v_channels = -(-max(channels // 2, 8) // num_heads) * num_heads
         for name, size in (("qk_channels", qk_channels), ("v_channels", v_channels)):
-            if size < 1 or size % num_heads:
+            if not is_whole(size) or size < 1:
+                raise ValueError(f"{name}={size!r} must be a whole number from 1 up, a multiple of {num_heads}")
+            if size % num_heads:
                 raise ValueError(
                     f"{name}={size} does not divide among num_heads={num_heads}; give a multiple, "
                     f"such as {name}={max(size // num_heads, 1) * num_heads}"

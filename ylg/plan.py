@@ -8,10 +8,13 @@ Read next: attention.py, and backends/ for what executes a plan.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,8 +22,10 @@ import torch
 from torch import Tensor
 
 from ylg import planner
+from ylg.reach import dense_stack
 
 _TENSORS = ("query_index", "key_index", "tile_mask")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +68,7 @@ class AttentionPlan:
     groups: tuple[TileGroup, ...]
     num_edges: int  # True entries over all heads
     digest: str  # of the masks
-    _moved: dict = field(default_factory=dict, repr=False)
+    _derived: dict = field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -79,30 +84,34 @@ class AttentionPlan:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AttentionPlan) and (self.digest, self.device) == (other.digest, other.device)
 
+    def derived(self, kind: Hashable, make: Callable[[AttentionPlan], Made]) -> Made:
+        """``make(self)``, made once and kept as long as the plan: a copy on a device, or what a backend reads."""
+        if kind not in self._derived:
+            with torch.inference_mode(False):  # it outlives a caller that happens to be in inference mode
+                self._derived[kind] = make(self)
+        return self._derived[kind]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: without what can be made again."""
+        return self.__dict__ | {"_derived": {}}
+
     def to(self, device) -> AttentionPlan:
         """The same plan with its tensors on ``device``; kept, so that moving again costs nothing."""
+        if device == self.device:
+            return self
         device = torch.empty(0, device=device).device  # "cuda" -> "cuda:0"
         if device == self.device:
             return self
-        if device not in self._moved:
-            groups = tuple(group.to(device) for group in self.groups)
-            self._moved[device] = replace(self, groups=groups, _moved={})
-        return self._moved[device]
+        return self.derived(
+            device, lambda plan: replace(plan, groups=tuple(group.to(device) for group in plan.groups), _derived={})
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """The plan's tensors by name, for a module to register as buffers."""
         return {f"group{g}_{name}": getattr(group, name) for g, group in enumerate(self.groups) for name in _TENSORS}
 
-    def with_tensors(self, tensors: dict[str, Tensor]) -> AttentionPlan:
-        """The same plan, holding these tensors: those of ``tensors()`` after they have moved."""
-        groups = tuple(
-            replace(group, **{name: tensors[f"group{g}_{name}"] for name in _TENSORS})
-            for g, group in enumerate(self.groups)
-        )
-        return replace(self, groups=groups, _moved={})
-
     def as_arguments(self) -> tuple[list[Tensor], list[int]]:
-        """The groups for an operator, which takes tensors and numbers only; ``groups_of_arguments`` turns them back.
+        """The groups for an operator, which takes tensors and numbers only; ``plan_of_arguments`` turns them back.
 
         Three tensors a group; and of each group the number of its heads, the heads, and the mask of each.
         """
@@ -131,21 +140,21 @@ class AttentionPlan:
 
     def dense_masks(self) -> Tensor:
         """The head masks again, as a bool tensor [num_heads, num_queries, num_keys]. For tests and pictures."""
-        return torch.stack([torch.from_numpy(mask.toarray()) for mask in self.sparse_masks()]).to(self.device)
+        return torch.from_numpy(dense_stack(self.sparse_masks())).to(self.device)
 
-    @cached_property
+    @property
     def transposed(self) -> AttentionPlan:
         """The plan of the transposed masks: its "queries" are this plan's keys.
 
         With it, gradients of keys and values are gathered, tile by tile, instead of scattered. Keys that no query
         attends to are in no tile.
         """
+        digest = f"{self.digest} transposed"
 
         def build():
             return _build([_canonical(sp.csr_array(mask.T)) for mask in self.sparse_masks()], digest)
 
-        digest = f"{self.digest} transposed"
-        return _kept(digest, build).to(self.device)
+        return self.derived("transposed", lambda plan: _kept(digest, build).to(plan.device))
 
     def explain(self) -> str:
         """What is computed and by which backend, as text for people."""
@@ -174,8 +183,10 @@ class AttentionPlan:
         return "\n".join(lines)
 
 
-_PLANS: OrderedDict[str, AttentionPlan] = OrderedDict()
-_PLANS_KEPT = 64
+_PLANS: WeakValueDictionary[str, AttentionPlan] = WeakValueDictionary()  # all that are in use, by digest
+_RECENT: OrderedDict[str, AttentionPlan] = OrderedDict()  # the last ones stay, used or not
+_RECENT_KEPT = 64
+_RECENT_LOCK = threading.Lock()
 
 
 def attention_plan(masks: Tensor | np.ndarray | Sequence) -> AttentionPlan:
@@ -217,18 +228,40 @@ def groups_of_arguments(tensors: Sequence[Tensor], heads: Sequence[int]) -> tupl
     return tuple(groups)
 
 
+def plan_of_arguments(
+    tensors: Sequence[Tensor], heads: Sequence[int], sizes: tuple[int, int, int], digest: str
+) -> AttentionPlan:
+    """The plan of these ``sizes`` again, from what ``as_arguments`` gave to an operator; the same one if in use."""
+
+    def build():
+        groups = groups_of_arguments(tensors, heads)
+        num_edges = sum(int(group.tile_mask[list(group.mask_of_head)].sum()) for group in groups)
+        return AttentionPlan(*sizes, groups, num_edges, digest)
+
+    return _kept(digest, build).to(tensors[0].device)
+
+
 def _kept(digest: str, build: Callable[[], AttentionPlan]) -> AttentionPlan:
-    """The plan of this digest, built unless it is among the last used."""
-    if digest not in _PLANS:
-        _PLANS[digest] = build()
-        if len(_PLANS) > _PLANS_KEPT:
-            _PLANS.popitem(last=False)
-    _PLANS.move_to_end(digest)
-    return _PLANS[digest]
+    """The plan of this digest, built unless it is in use or among the last used."""
+    plan = _PLANS.get(digest)
+    if plan is None:
+        with torch.inference_mode(False):
+            plan = _PLANS[digest] = build()
+    with _RECENT_LOCK:
+        _RECENT[digest] = plan
+        _RECENT.move_to_end(digest)
+        if len(_RECENT) > _RECENT_KEPT:
+            _RECENT.popitem(last=False)
+    return plan
 
 
 def _read_masks(masks) -> list[sp.csr_array]:
     if isinstance(masks, Tensor):
+        if masks.layout != torch.strided:
+            raise ValueError(f"head masks of layout {masks.layout}: pass masks.to_dense(), or scipy.sparse arrays")
+        if masks.dtype != torch.bool:  # before .numpy(), which has no bfloat16
+            dtype = str(masks.dtype).removeprefix("torch.")
+            raise ValueError(f"head masks must be bool (True = may attend), got {dtype}: use masks.bool()")
         masks = masks.detach().cpu().numpy()
     if isinstance(masks, np.ndarray):
         if masks.dtype != bool:

@@ -1,6 +1,8 @@
 """Sparse attention on the CPU backends against the definition, written out here, and against gradcheck."""
 
+import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ylg import SparseAttention2d, attention_plan, head_masks, sparse_attention, sparse_head_masks
-from ylg.backends import tile_layout
+from ylg.backends import differentiable, tile_layout
+from ylg.plan import plan_of_arguments
 
 
 def definition(queries, keys, values, masks, scale):
@@ -122,14 +125,104 @@ def test_a_gradient_penalty_needs_only_one_of_the_inputs():
     torch.testing.assert_close(*found)
 
 
+def test_derivatives_of_any_order_agree_with_the_reference():
+    plan = small_plan()
+    queries, keys, values = inputs(plan, 1, 2, 3)
+
+    def third(backend):
+        slope = queries
+        for _ in range(3):
+            out, attention = sparse_attention(queries, keys, values, plan, None, backend, True)
+            (slope,) = torch.autograd.grad(
+                (out.sum() + attention.square().sum()) * slope.sum(), queries, None, True, True
+            )
+        return slope
+
+    torch.testing.assert_close(third("tiles"), third("reference"))
+
+
+def test_a_gradient_penalty_makes_no_dense_map_unless_one_was_asked_for(monkeypatch):
+    """And costs what the first gradient costs until it is itself differentiated."""
+    made, plan = [], small_plan()
+    plain = differentiable.plain_attention
+
+    def recorded(*arguments):
+        made.append([x.shape for x in plain(*arguments)])
+        return plain(*arguments)
+
+    monkeypatch.setattr(differentiable, "plain_attention", recorded)
+    tensors = inputs(plan, 1, 4, 16)
+    (slope,) = torch.autograd.grad(sparse_attention(*tensors, plan).square().sum(), tensors[0], create_graph=True)
+    assert not made
+    slope.square().sum().backward()
+    assert made == [[(1, *plan.sizes[:2], 16)]]
+
+
+def test_transforms_of_torch_func_reach_through():
+    plan = small_plan()
+    queries, keys, values = (x.detach() for x in inputs(plan, 2, 2, 3))
+
+    def energy(queries, keys, values, backend="tiles"):
+        out, attention = sparse_attention(queries, keys, values, plan, None, backend, True)
+        return out.square().sum() + attention.square().sum()
+
+    leaves = [x.clone().requires_grad_() for x in (queries, keys, values)]
+    expected = torch.autograd.grad(energy(*leaves, "reference"), leaves)
+    for ours, dense in zip(torch.func.grad(energy, argnums=(0, 1, 2))(queries, keys, values), expected, strict=True):
+        torch.testing.assert_close(ours, dense)
+    one_by_one = torch.func.vmap(torch.func.grad(lambda *x: energy(*(y[None] for y in x))))(queries, keys, values)
+    torch.testing.assert_close(one_by_one, expected[0])
+    twice = torch.func.vmap(lambda q: sparse_attention(q, keys, values, plan), in_dims=1)
+    both = twice(torch.stack([queries, 2 * queries], 1))
+    torch.testing.assert_close(both[1], sparse_attention(2 * queries, keys, values, plan))
+    hessian = torch.func.jacrev(torch.func.jacrev(energy))(queries, keys, values)
+    torch.testing.assert_close(
+        hessian, torch.autograd.functional.hessian(lambda q: energy(q, keys, values, "reference"), queries)
+    )
+
+
+def test_an_ensemble_of_layers_runs_as_one():
+    layers = [SparseAttention2d(16, (4, 4)).double() for _ in range(3)]
+    for layer in layers:
+        torch.nn.init.ones_(layer.gain)
+    weights, _ = torch.func.stack_module_state(layers)
+    x = torch.randn(2, 16, 4, 4, dtype=torch.float64)
+    together = torch.func.vmap(lambda w: torch.func.functional_call(layers[0], w, (x,)))(weights)
+    torch.testing.assert_close(together, torch.stack([layer(x) for layer in layers]))
+
+
+def test_going_backward_under_autocast_changes_nothing():
+    plan = small_plan()
+    tensors = inputs(plan, 2, 4, 16, torch.float32)
+    expected = torch.autograd.grad(sparse_attention(*tensors, plan).square().sum(), tensors)
+    loss = sparse_attention(*tensors, plan).square().sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(loss, tensors)
+    assert all(torch.equal(ours, before) for ours, before in zip(found, expected, strict=True))
+
+
+def test_many_threads_may_share_the_caches():
+    plans = [attention_plan(torch.ones(1, n, 3, dtype=torch.bool)) for n in range(1, 81)]
+
+    def work(seed):
+        for n in np.random.default_rng(seed).permutation(80):
+            x = torch.ones(1, 1, n + 1, 2)
+            assert (sparse_attention(x, x.new_ones(1, 1, 3, 2), x.new_ones(1, 1, 3, 2), plans[n]) == 1).all()
+            tensors, heads = plans[n].as_arguments()
+            assert plan_of_arguments(tensors, heads, plans[n].sizes, plans[n].digest) is plans[n]
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(16)))
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 64, 500])
 def test_chunks_of_any_size_give_the_same(chunk, monkeypatch):
     plan = attention_plan(head_masks("strided", (6, 6), (3, 3), 4))
     tensors = inputs(plan, 3, 3, 4)
     expected = results(tensors, plan, "reference")
     monkeypatch.setattr(tile_layout, "CHUNK", chunk)
-    monkeypatch.setattr(tile_layout, "_LAYOUTS", type(tile_layout._LAYOUTS)())
-    assert len(list(tile_layout.tile_layout(plan.groups, *plan.sizes, plan.digest).chunks(3))) > 2
+    plan = copy.copy(plan)  # without the layout that was made with chunks of the usual size
+    assert len(list(tile_layout.tile_layout(plan).chunks(3))) > 2
     for ours, dense in zip(results(tensors, plan, "tiles"), expected, strict=True):
         torch.testing.assert_close(ours, dense, rtol=1e-11, atol=1e-11)
 
@@ -282,6 +375,18 @@ def test_a_gpu_without_triton_is_announced_once(monkeypatch):
     backends.announce("cuda")  # a second warning would be an error
 
 
+def test_heads_too_wide_for_the_kernels_take_tiles_and_say_so_once(monkeypatch):
+    from ylg import backends
+
+    monkeypatch.setattr(backends, "TRITON_INSTALLED", True)
+    monkeypatch.setattr(backends, "_ANNOUNCED", set())
+    assert [backends.choose_backend("cuda", dim)[0] for dim in (1, 128, 129)] == ["triton", "triton", "tiles"]
+    backends.announce("cuda", 128)  # a warning would be an error
+    with pytest.warns(RuntimeWarning, match="no head dims above 128"):
+        backends.announce("cuda", 192)
+    backends.announce("cuda", 192)
+
+
 def test_what_does_not_fit_the_plan_is_refused_by_name():
     plan = small_plan()
     queries, keys, values = (x.detach() for x in inputs(plan, 2, 3, 5))
@@ -293,12 +398,17 @@ def test_what_does_not_fit_the_plan_is_refused_by_name():
         ((queries, keys[:1], values), r"queries have batch 2 but keys have batch 1"),
         ((queries, keys[..., :2], values), r"need one head dim.*queries 3, keys 2"),
         ((queries[..., :0], keys[..., :0], values), r"at least 1"),
-        ((queries.long(), keys.long(), values.long()), r"floating point, got torch.int64"),
+        ((queries.long(), keys.long(), values.long()), r"floating point .*, got torch.int64"),
     ]
     for tensors, message in refused:
         with pytest.raises(ValueError, match=message):
             sparse_attention(*tensors, plan)
     with pytest.raises(ValueError, match=r"backend='cuda' is unknown; use one of \['auto', 'tiles'"):
         sparse_attention(queries, keys, values, plan, backend="cuda")
+    with pytest.raises(ValueError, match=r"queries must be a torch\.Tensor, got ndarray"):
+        sparse_attention(queries.numpy(), keys, values, plan)
+    for scale in (torch.ones(()), torch.ones(4), "a", True):
+        with pytest.raises(ValueError, match=r"scale must be a number or None.*multiply the queries"):
+            sparse_attention(queries, keys, values, plan, scale=scale)
     with pytest.raises(ValueError, match=r"attention_plan\(masks\), got Tensor"):
         sparse_attention(queries, keys, values, plan.dense_masks())

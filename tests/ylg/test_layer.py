@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ylg import SparseAttention2d, head_masks, step_masks
+from ylg.backends.tile_layout import tile_layout
 
 
 def layer(**changes) -> SparseAttention2d:
@@ -122,6 +123,38 @@ def test_plans_are_buffers_that_are_never_saved_and_follow_the_model():
     assert layer().half().plan.groups[0].tile_mask.dtype == torch.bool
 
 
+def test_a_layer_made_without_memory_has_its_plan_when_it_gets_some():
+    with torch.device("meta"):
+        block = SparseAttention2d(16, (8, 8))
+    block = block.to("meta").to_empty(device="cpu")
+    block.load_state_dict(layer().state_dict())
+    assert torch.equal(block.double()(images()), layer().double()(images()))
+
+
+@pytest.mark.parametrize("num_heads", [4, 8, 16])
+@pytest.mark.parametrize("channels", [3, 24, 72, 96, 160, 320])
+def test_default_widths_suit_any_number_of_channels(channels, num_heads):
+    block = SparseAttention2d(channels, (4, 4), num_heads=num_heads)
+    for conv, least in ((block.query, channels // 8), (block.value, channels // 2)):
+        assert max(least, 8) <= conv.out_channels < max(least, 8) + num_heads and conv.out_channels % num_heads == 0
+
+
+def test_what_is_made_in_inference_mode_trains_later():
+    """The plans and layouts made there are kept, so they must not be inference tensors."""
+    with torch.inference_mode():
+        layer(grid=(6, 10))(torch.zeros(1, 16, 6, 10), return_attention=True)
+    block, x = layer(grid=(6, 10)), torch.randn(1, 16, 6, 10, requires_grad=True)
+    pieces = tile_layout(block.plan).pieces
+    for tensor in (*block.plan.tensors().values(), *(x for p in pieces for x in (p.query_row, p.edge_slot))):
+        assert not tensor.is_inference()
+    out, attention = torch.compile(block, backend="aot_eager")(x, return_attention=True)
+    (out.sum() + attention.square().sum()).backward()
+    out, attention = block(x, return_attention=True)
+    (slope,) = torch.autograd.grad(out.square().sum() + attention.square().sum(), x, create_graph=True)
+    slope.square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
 def test_copies_and_pickles_compute_the_same():
     block, x = layer().double(), images()
     for again in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
@@ -156,6 +189,11 @@ def test_printing_a_layer_shows_its_plan():
         ({"alignment": "none"}, "alignment"),
         ({"grid": (8, 0)}, "grid"),
         ({"channels": 0}, "channels=0"),
+        ({"channels": "32"}, "channels='32' must be a whole number"),
+        ({"channels": 16.0}, "channels=16.0 must be a whole number"),
+        ({"qk_channels": 16.0}, "qk_channels=16.0 must be a whole number"),
+        ({"pool": 2.0}, "pool=2.0 does not divide"),
+        ({"scale": "a"}, "scale must be a number or None, got str"),
     ],
 )
 def test_wrong_settings_are_refused_when_the_layer_is_made(changes, message):

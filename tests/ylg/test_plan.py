@@ -1,5 +1,7 @@
 """Plans: what the planner finds, that it loses and adds nothing, and what it refuses."""
 
+import copy
+import pickle
 import time
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ylg import attention_plan, head_masks, sparse_head_masks
-from ylg.plan import AttentionPlan
+from ylg.plan import AttentionPlan, plan_of_arguments
 
 
 def dense(plan: AttentionPlan) -> torch.Tensor:
@@ -158,6 +160,8 @@ def test_a_large_grid_is_planned_from_sparse_masks_without_any_dense_array():
     ("masks", "message"),
     [
         (torch.ones(2, 3, 4), r"must be bool .* got float32"),
+        (torch.ones(2, 3, 4, dtype=torch.bfloat16), r"must be bool .* got bfloat16"),
+        (torch.ones(2, 3, 4, dtype=torch.bool).to_sparse(), "to_dense"),
         (np.ones((2, 3, 4), dtype=np.uint8), r"must be bool .* got uint8"),
         (torch.ones(3, 4, dtype=torch.bool), r"got \[3, 4\]"),
         (torch.ones(0, 3, 4, dtype=torch.bool), r"none of them 0, got \[0, 3, 4\]"),
@@ -195,3 +199,25 @@ def test_moving_a_plan_keeps_its_content_and_is_remembered():
     assert moved.device.type == "meta" and moved.groups[0].shape == plan.groups[0].shape
     assert plan.to("meta") is moved and plan.to("cpu") is plan
     assert moved != plan and moved.digest == plan.digest
+
+
+def test_an_operators_arguments_give_the_plan_that_is_in_use():
+    plan = attention_plan(sparse_head_masks("ltr_rtl", (8, 8), (4, 4)))
+    tensors, heads = plan.as_arguments()
+    assert plan_of_arguments(tensors, heads, plan.sizes, plan.digest) is plan
+    elsewhere = plan_of_arguments(tensors, heads, plan.sizes, "another digest")
+    assert elsewhere.num_edges == plan.num_edges and torch.equal(elsewhere.dense_masks(), plan.dense_masks())
+
+
+def test_plans_in_use_are_found_again_however_many_there_are():
+    used = [attention_plan(torch.ones(1, n, 2, dtype=torch.bool)) for n in range(1, 101)]
+    assert all(attention_plan(torch.ones(1, n, 2, dtype=torch.bool)) is plan for n, plan in enumerate(used, 1))
+
+
+def test_copies_and_pickles_leave_out_what_was_derived():
+    plan = attention_plan(sparse_head_masks("ltr_rtl", (8, 8), (4, 4)))
+    before = len(pickle.dumps(plan))
+    plan.derived("something large", lambda plan: torch.zeros(100_000))
+    assert plan.transposed.num_queries == 16
+    assert len(pickle.dumps(plan)) == before
+    assert pickle.loads(pickle.dumps(plan)) == copy.deepcopy(plan) == plan

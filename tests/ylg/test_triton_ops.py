@@ -186,9 +186,11 @@ def test_keys_that_nobody_attends_to_get_exactly_zero_gradient():
 def test_columns_split_over_programs_are_merged_to_the_same_gradients(monkeypatch):
     masks = random_masks(num_queries=150, density=0.5)
     monkeypatch.setattr(tables, "MIN_PIECE", 32)
-    monkeypatch.setattr(triton_ops, "_TABLES", type(triton_ops._TABLES)())
+    plan = ylg.attention_plan(masks)
     assert_matches_dense(random_inputs(masks, batch=2), masks)
-    (transposed,) = (table for key, table in triton_ops._TABLES.items() if key[-1])
+    transposed = plan.to(DEVICE).derived(
+        triton_ops.TRANSPOSED_TABLE, lambda _: pytest.fail("the backward pass made none")
+    )
     assert transposed.num_merges > 0 and transposed.num_slots > transposed.num_merges
 
 
@@ -212,6 +214,24 @@ def test_gradients_are_the_derivative_in_float64(dim):
     assert torch.autograd.gradcheck(
         lambda *x: triton_attention(*x, plan, 0.7, True), inputs, fast_mode=True, nondet_tol=0.0
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_a_gradient_penalty_is_that_of_dense_attention(dtype):
+    masks = small_masks()
+    plan = ylg.attention_plan(masks).to(DEVICE)
+    inputs = random_inputs(masks, dtype=dtype)
+
+    def penalty(attend, inputs, given):
+        out, attention = attend(*inputs, given, 0.8, *[True] * (attend is triton_attention))
+        loss = out.sin().sum() + attention.square().sum()
+        slopes = torch.autograd.grad(loss, inputs, create_graph=True)
+        return torch.autograd.grad(sum(slope.square().sum() for slope in slopes), inputs)
+
+    exact = penalty(dense, [x.detach().double().requires_grad_() for x in inputs], masks)
+    for ours, expected in zip(penalty(triton_attention, inputs, plan), exact, strict=True):
+        assert ours.dtype == dtype
+        assert (ours.double() - expected).abs().max() < 10 * TOLERANCE[dtype] * expected.abs().max()
 
 
 # --- as an operator -----------------------------------------------------------------------------------------------

@@ -51,22 +51,29 @@ def load_backend(name: str) -> Callable:
     return BACKENDS[name]
 
 
-def choose_backend(device_type: str) -> tuple[str, str]:
-    """What ``backend="auto"`` takes on a kind of device, and the reason in words."""
-    if device_type == "cuda":
-        if TRITON_INSTALLED:
-            return "triton", "triton (fused kernels)"
+TRITON_HEAD_DIM = 128  # the largest that its kernels take
+
+
+def choose_backend(device_type: str, head_dim: int = 1) -> tuple[str, str]:
+    """What ``backend="auto"`` takes on a kind of device for heads of at most this dim, and the reason in words."""
+    if device_type != "cuda":
+        return "tiles", "tiles (plain torch)"
+    if not TRITON_INSTALLED:
         return "tiles", "tiles (plain torch, because triton is not installed; pip install triton for fused kernels)"
-    return "tiles", "tiles (plain torch)"
+    if head_dim > TRITON_HEAD_DIM:
+        return "tiles", f"tiles (plain torch, because the fused kernels take no head dims above {TRITON_HEAD_DIM})"
+    return "triton", f"triton (fused kernels; tiles for head dims above {TRITON_HEAD_DIM})"
 
 
 _ANNOUNCED: set[str] = set()
 
 
-def announce(device_type: str) -> None:
-    """Warns, once per process, when automatic choice gives a device less than its best backend."""
-    if device_type != "cuda" or TRITON_INSTALLED or device_type in _ANNOUNCED:
+def announce(device_type: str, head_dim: int = 1) -> None:
+    """Warns, once per process and reason, when automatic choice gives a device less than its best backend."""
+    if device_type != "cuda":
         return
-    _ANNOUNCED.add(device_type)
-    reason = choose_backend(device_type)[1]
+    backend, reason = choose_backend(device_type, head_dim)
+    if backend == "triton" or reason in _ANNOUNCED:
+        return
+    _ANNOUNCED.add(reason)
     warnings.warn(f"sparse attention on {device_type} tensors runs on {reason}", RuntimeWarning, stacklevel=4)

@@ -1,20 +1,19 @@
 """A plan as flat indices: where each tile's queries and keys lie in memory, and the way back.
 
-Made once a plan and device, and kept. tiles.py computes with it.
+Made once a plan and device, and kept with the plan. tiles.py computes with it.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ylg.plan import TileGroup
+from ylg.plan import AttentionPlan, TileGroup
 
 CHUNK = 2**18  # scores computed at a time, so that they stay in a core's cache
 
@@ -76,6 +75,7 @@ class Piece:
         slots.unflatten(1, (-1, tiles.shape[1])).copy_(tiles.unflatten(0, (slots.shape[0], -1)))
 
     @cached_property
+    @torch.inference_mode(False)  # kept, so it must serve training later
     def _edges(self) -> tuple[Tensor, Tensor]:
         head, tile, t, k = self._mask[self._which].nonzero(as_tuple=True)
         tile = head * self.tiles + tile
@@ -97,10 +97,11 @@ class Piece:
 class TileLayout:
     """A plan as flat indices, and the way back from tiles to cells."""
 
-    def __init__(self, groups: Sequence[TileGroup], num_heads: int, num_queries: int, num_keys: int):
+    def __init__(self, plan: AttentionPlan):
+        num_heads, num_queries, num_keys = plan.sizes
         self.pieces: list[Piece] = []
         self.query_slots = self.key_slots = 0
-        for group in groups:
+        for group in plan.groups:
             for part in _split(group):
                 self.pieces.append(Piece(part, num_queries, num_keys, self.query_slots, self.key_slots))
                 self.query_slots += self.pieces[-1].num_query_slots
@@ -114,6 +115,11 @@ class TileLayout:
         self._slots_by_key = slots[row[slots].argsort(stable=True)]
         counts = torch.bincount(row[slots], minlength=num_heads * num_keys)
         self._first_of_key = counts.cumsum(0) - counts
+
+    def make_edges(self) -> None:
+        """Every piece's edges, which otherwise wait until an attention map is asked for."""
+        for piece in self.pieces:
+            _ = piece.edge_slot
 
     def chunks(self, batch: int) -> Iterator[tuple[Piece, slice]]:
         """Pieces and parts of the batch, of about CHUNK scores each."""
@@ -158,18 +164,6 @@ def _split(group: TileGroup) -> Iterator[TileGroup]:
                 )
 
 
-_LAYOUTS: OrderedDict[tuple, TileLayout] = OrderedDict()
-_LAYOUTS_KEPT = 32
-
-
-def tile_layout(
-    groups: Sequence[TileGroup], num_heads: int, num_queries: int, num_keys: int, digest: str
-) -> TileLayout:
-    """The layout of a plan, made once and kept by the plan's digest and device."""
-    key = (digest, groups[0].tile_mask.device)
-    if key not in _LAYOUTS:
-        _LAYOUTS[key] = TileLayout(groups, num_heads, num_queries, num_keys)
-        if len(_LAYOUTS) > _LAYOUTS_KEPT:
-            _LAYOUTS.popitem(last=False)
-    _LAYOUTS.move_to_end(key)
-    return _LAYOUTS[key]
+def tile_layout(plan: AttentionPlan) -> TileLayout:
+    """The layout of a plan, made once."""
+    return plan.derived(TileLayout, TileLayout)

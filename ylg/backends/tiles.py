@@ -11,8 +11,8 @@ several arrays of scores. What makes it fast on a CPU, each measured:
 - a product with a narrow result is computed transposed, since matrix libraries want many columns (``_product``);
 - gradients of keys are summed by ``embedding_bag`` over the tiles that hold a key: no atomics, always one order.
 
-float16 and bfloat16 are computed in float32. Second derivatives take autograd's way through ``_plain``.
-Read next: tile_layout.py, which turns a plan into the indices used here.
+float16 and bfloat16 are computed in float32. Read next: tile_layout.py, which turns a plan into the indices used
+here, and differentiable.py, for derivatives beyond the first.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ylg.backends.differentiable import second_gradients, vmap_over_batch
 from ylg.backends.tile_layout import TileLayout, tile_layout
-from ylg.plan import AttentionPlan, groups_of_arguments
+from ylg.plan import AttentionPlan, groups_of_arguments, plan_of_arguments
 
 LOG2_E = math.log2(math.e)
 NARROW = 16  # results with fewer columns than this are computed transposed
@@ -43,32 +44,59 @@ def tiles_attention(
         queries, keys, values = queries.float(), keys.float(), values.float()
     attend = _tiles_operator if torch.compiler.is_compiling() else _TilesAttention.apply
     with torch.autocast(device, enabled=False):
-        out, attention = attend(queries, keys, values, plan, scale, return_attention)
+        out, _, attention = attend(queries, keys, values, plan, scale, return_attention)
     return (out.to(given), attention.to(given)) if return_attention else out.to(given)
 
 
 class _TilesAttention(torch.autograd.Function):
-    """forward -> (out, attention or None). Scores are kept nowhere: backward computes them again, chunk by chunk."""
+    """(out, log_total, attention or None). Scores are kept nowhere: backward computes them again, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx, queries, keys, values, plan, scale, return_attention):
-        layout = tile_layout(plan.groups, *plan.sizes, plan.digest)
-        out, log_total, attention = _forward(queries, keys, values, layout, scale, return_attention)
-        ctx.plan, ctx.scale = plan, scale
+    def forward(queries, keys, values, plan, scale, return_attention):
+        return _forward(queries, keys, values, tile_layout(plan), scale, return_attention)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.plan, ctx.scale, _ = inputs
+        log_total = output[1]
         ctx.set_materialize_grads(False)  # no dense zeros where only one of the outputs is used
-        ctx.save_for_backward(queries, keys, values, log_total)
-        return out, attention
+        ctx.mark_non_differentiable(log_total)
+        ctx.save_for_backward(*tensors, log_total)
 
     @staticmethod
-    def backward(ctx, d_out, d_attention):
+    def backward(ctx, d_out, _, d_attention):
         queries, keys, values, log_total = ctx.saved_tensors
         if d_out is None:
             d_out = queries.new_zeros(*queries.shape[:3], values.shape[-1])
-        if torch.is_grad_enabled():  # create_graph=True: the gradients themselves are to be differentiated
-            return *_differentiable_gradients(ctx, queries, keys, values, d_out, d_attention), None, None, None
-        layout = tile_layout(ctx.plan.groups, *ctx.plan.sizes, ctx.plan.digest)
-        gradients = _backward(d_out, d_attention, queries, keys, values, log_total, layout, ctx.scale)
+        gradients = _TilesGradient.apply(d_out, d_attention, queries, keys, values, log_total, ctx.plan, ctx.scale)
         return *gradients, None, None, None
+
+    @staticmethod
+    def vmap(info, in_dims, *inputs):
+        return vmap_over_batch(_TilesAttention, info.batch_size, in_dims, inputs)
+
+
+class _TilesGradient(torch.autograd.Function):
+    """The gradients, themselves differentiable: see differentiable.py."""
+
+    @staticmethod
+    def forward(d_out, d_attention, queries, keys, values, log_total, plan, scale):
+        with torch.autocast(queries.device.type, enabled=False):  # backward() may be called under it
+            return _backward(d_out, d_attention, queries, keys, values, log_total, tile_layout(plan), scale)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        d_out, d_attention, queries, keys, values, _, ctx.plan, ctx.scale = inputs
+        ctx.save_for_backward(d_out, d_attention, queries, keys, values)
+
+    @staticmethod
+    def backward(ctx, *dd):
+        found = second_gradients(*ctx.saved_tensors, ctx.plan, ctx.scale, dd)
+        return *found, None, None, None
+
+    @staticmethod
+    def vmap(info, in_dims, *inputs):
+        return vmap_over_batch(_TilesGradient, info.batch_size, in_dims, inputs)
 
 
 def _forward(
@@ -157,8 +185,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 def _tiles_operator(queries, keys, values, plan, scale, return_attention):
     tensors, heads = plan.as_arguments()
-    out, _, attention = tiles_forward(queries, keys, values, tensors, heads, plan.digest, scale, return_attention)
-    return out, (attention if return_attention else None)
+    return tiles_forward(queries, keys, values, tensors, heads, plan.digest, scale, return_attention)
 
 
 @torch.library.custom_op("ylg::tiles_forward", mutates_args=())
@@ -172,7 +199,7 @@ def tiles_forward(
     scale: float,
     return_attention: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    layout = tile_layout(groups_of_arguments(tensors, heads), *queries.shape[1:3], keys.shape[2], digest)
+    layout = tile_layout(plan_of_arguments(tensors, heads, (*queries.shape[1:3], keys.shape[2]), digest))
     out, log_total, attention = _forward(queries, keys, values, layout, scale, return_attention)
     return out, log_total, queries.new_empty(0) if attention is None else attention
 
@@ -199,7 +226,7 @@ def tiles_backward(
     digest: str,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    layout = tile_layout(groups_of_arguments(tensors, heads), *queries.shape[1:3], keys.shape[2], digest)
+    layout = tile_layout(plan_of_arguments(tensors, heads, (*queries.shape[1:3], keys.shape[2]), digest))
     return _backward(d_out, d_attention, queries, keys, values, log_total, layout, scale)
 
 
@@ -221,33 +248,3 @@ def _operator_backward(ctx, d_out, d_log_total, d_attention):
 
 
 tiles_forward.register_autograd(_operator_backward, setup_context=_save_for_backward)
-
-
-# --- second derivatives -----------------------------------------------------------------------------------------------
-
-
-def _plain(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, scale: float) -> tuple[Tensor, Tensor]:
-    """The same attention and its dense probabilities, in operators that autograd differentiates as often as asked."""
-    layout = tile_layout(plan.groups, *plan.sizes, plan.digest)
-    batch, num_heads, num_queries, _ = queries.shape
-    q_rows, k_rows, v_rows = _rows(queries), _rows(keys), _rows(values)
-    outs = []
-    attention = queries.new_zeros(batch, num_heads * num_queries * plan.num_keys)
-    for piece in layout.pieces:
-        q, k, v = piece.queries(q_rows), piece.keys(k_rows), piece.keys(v_rows)
-        probabilities = piece.mask_(scale * torch.bmm(k, q.mT)).softmax(1)
-        outs.append(torch.bmm(probabilities.mT, v).reshape(batch, -1, v.shape[-1]))
-        edges = probabilities.view(batch, -1).index_select(1, piece.edge_slot)
-        attention = attention.index_copy(1, piece.edge_cell, edges)
-    out = layout.to_queries(torch.cat(outs, dim=1)).view(batch, num_heads, num_queries, values.shape[-1])
-    return out, attention.view(batch, num_heads, num_queries, plan.num_keys)
-
-
-def _differentiable_gradients(ctx, queries, keys, values, d_out, d_attention):
-    inputs = (queries, keys, values)
-    wanted = [x for x, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
-    out, attention = _plain(*inputs, ctx.plan, ctx.scale)
-    pairs = [(out, d_out)] if d_attention is None else [(out, d_out), (attention, d_attention)]
-    outputs, gradients = zip(*pairs, strict=True)
-    found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True))
-    return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:3])

@@ -7,12 +7,12 @@ works with activation checkpointing, DDP and autocast. The plan travels as its t
 Registered by torch.library.Library and not by its custom_op wrapper, which does the same at several times the cost:
 at 32x32 the kernels take tens of microseconds, and so would the wrapper, every call.
 
-Gradients are of first order. Deterministic: nothing is added atomically.
+Deterministic: nothing is added atomically. Gradients of gradients are plain torch and take its memory; see
+differentiable.py.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
@@ -21,14 +21,14 @@ from math import e, log2
 import torch
 import triton
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ylg.backends import TRITON_HEAD_DIM
 from ylg.backends import triton_kernels as kernels
+from ylg.backends.differentiable import second_gradients
 from ylg.backends.tile_table import TileTable, tile_table
-from ylg.plan import AttentionPlan, groups_of_arguments
+from ylg.plan import AttentionPlan, plan_of_arguments
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-MAX_HEAD_DIM = 128
 LOG2_E = log2(e)  # the kernels' softmax runs in base 2
 NOT_OF_MERGE = ("BLOCK_COLUMNS", "ONE_BLOCK", "ROWS_LAST")
 
@@ -60,10 +60,10 @@ def triton_attention(
             f"queries, keys and values must share one of the dtypes float16, bfloat16, float32, float64, "
             f"got {queries.dtype}, {keys.dtype}, {values.dtype}: cast them to one"
         )
-    if max(queries.shape[-1], values.shape[-1]) > MAX_HEAD_DIM or 0 in (queries.shape[-1], values.shape[-1]):
+    if max(queries.shape[-1], values.shape[-1]) > TRITON_HEAD_DIM or 0 in (queries.shape[-1], values.shape[-1]):
         raise ValueError(
-            f"backend='triton' takes head dims from 1 to {MAX_HEAD_DIM}, got {queries.shape[-1]} (queries, keys) and "
-            f"{values.shape[-1]} (values); use backend='tiles'"
+            f"backend='triton' takes head dims from 1 to {TRITON_HEAD_DIM}, got {queries.shape[-1]} (queries, keys) "
+            f"and {values.shape[-1]} (values); use backend='tiles'"
         )
     tensors, heads = plan.as_arguments()
     out, logsumexp = tile_attention(queries, keys, values, tensors, heads, plan.digest, scale)
@@ -74,31 +74,20 @@ def triton_attention(
 
 # --- tile tables ------------------------------------------------------------------------------------------------
 
-_TABLES: OrderedDict[tuple, TileTable] = OrderedDict()
-_TABLES_KEPT = 128
+TABLE, TRANSPOSED_TABLE = "tile table", "tile table of the transposed plan"
 
 
-def _table(plan: Sequence[Tensor], heads: Sequence[int], digest: str, sizes: tuple[int, int, int], transposed: bool):
-    """The table of a plan on its device; from the cache, or made (which waits for the device) and put there.
+def _table(
+    plan: Sequence[Tensor], heads: Sequence[int], digest: str, sizes: tuple[int, int, int], transposed: bool
+) -> TileTable:
+    """The table of a plan on its device: kept with the plan, or made (which waits for the device).
 
     Operators receive a plan as tensors, so that compiled graphs hold nothing else, and ``digest``, its content.
     """
-    key = (digest, plan[0].device, transposed)
-    if key not in _TABLES:
-        whole = _plan_from_tensors(plan, heads, digest, sizes)
-        _TABLES[key] = tile_table(whole.transposed, split_columns=True) if transposed else tile_table(whole)
-        if len(_TABLES) > _TABLES_KEPT:
-            _TABLES.popitem(last=False)
-    _TABLES.move_to_end(key)
-    return _TABLES[key]
-
-
-def _plan_from_tensors(
-    tensors: Sequence[Tensor], heads: Sequence[int], digest: str, sizes: tuple[int, int, int]
-) -> AttentionPlan:
-    groups = groups_of_arguments(tensors, heads)
-    num_edges = sum(int(group.tile_mask[list(group.mask_of_head)].sum()) for group in groups)
-    return AttentionPlan(*sizes, groups, num_edges, digest)
+    whole = plan_of_arguments(plan, heads, sizes, digest)
+    if transposed:
+        return whole.derived(TRANSPOSED_TABLE, lambda p: tile_table(p.transposed, split_columns=True))
+    return whole.derived(TABLE, tile_table)
 
 
 # --- launching ----------------------------------------------------------------------------------------------------
@@ -248,9 +237,31 @@ class _TileAttention(torch.autograd.Function):
         return out, logsumexp
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, d_out, _):
         return *tile_attention_backward(d_out, *ctx.saved_tensors, *ctx.plan), None, None, None, None
+
+
+class _TileAttentionBackward(torch.autograd.Function):
+    """The gradients, themselves differentiable with respect to d_out, queries, keys and values: what ``out`` and
+    ``logsumexp`` say of those is part of the derivative already."""
+
+    @staticmethod
+    def forward(ctx, d_out, queries, keys, values, out, logsumexp, plan, heads, digest, scale):
+        with torch._C._AutoDispatchBelowAutograd():
+            gradients = tile_attention_backward(
+                d_out, queries, keys, values, out, logsumexp, plan, heads, digest, scale
+            )
+        ctx.save_for_backward(d_out, queries, keys, values)
+        ctx.plan = plan, heads, (*queries.shape[1:3], keys.shape[2]), digest
+        ctx.scale = scale
+        return gradients
+
+    @staticmethod
+    def backward(ctx, *dd):
+        d_out, *inputs = ctx.saved_tensors
+        plan = plan_of_arguments(*ctx.plan)
+        d_d_out, _, *d_inputs = second_gradients(d_out, None, *inputs, plan, ctx.scale, dd)
+        return d_d_out, *d_inputs, None, None, None, None, None, None
 
 
 def _attention_map(
@@ -283,7 +294,6 @@ class _AttentionMap(torch.autograd.Function):
         return probabilities
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, d_probabilities):
         """Plain matrix products: whoever asked for the dense map has room for its gradient."""
         queries, keys, probabilities = ctx.saved_tensors
@@ -318,6 +328,7 @@ tile_attention_backward = _register(
     f"{_PLAN}) -> (Tensor, Tensor, Tensor)",
     _tile_attention_backward,
     _backward_outputs,
+    _TileAttentionBackward,
 )
 attention_map = _register(
     f"attention_map(Tensor queries, Tensor keys, Tensor logsumexp, {_PLAN}) -> Tensor",

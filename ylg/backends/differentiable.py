@@ -1,0 +1,93 @@
+"""Derivatives beyond the first, for gradient penalties and the like, and torch.func's batching.
+
+The backends' gradients are computed by hand, and so are not differentiable by themselves. Where one is
+differentiated again, it is computed once more in plain operators, which autograd can differentiate as often as asked.
+That keeps an array of scores per tile, and costs nothing until it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ylg.backends.tile_layout import tile_layout
+from ylg.plan import AttentionPlan
+
+
+def plain_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, scale: float, return_attention: bool
+) -> tuple[Tensor, ...]:
+    """(out,) or (out, probabilities ``[B, H, Nq, Nk]``), by the plan's tiles, in differentiable operators."""
+    layout = tile_layout(plan)
+    batch, num_heads, num_queries, _ = queries.shape
+    q_rows, k_rows, v_rows = (x.flatten(1, 2) for x in (queries, keys, values))
+    outs, edges = [], []
+    for piece in layout.pieces:
+        q, k, v = piece.queries(q_rows), piece.keys(k_rows), piece.keys(v_rows)
+        probabilities = piece.mask_(scale * torch.bmm(k, q.mT)).softmax(1)
+        outs.append(torch.bmm(probabilities.mT, v).reshape(batch, -1, v.shape[-1]))
+        if return_attention:
+            edges.append(probabilities.reshape(batch, -1).index_select(1, piece.edge_slot))
+    out = layout.to_queries(torch.cat(outs, dim=1)).view(batch, num_heads, num_queries, values.shape[-1])
+    if not return_attention:
+        return (out,)
+    empty = queries.new_zeros(batch, num_heads * num_queries * plan.num_keys)
+    cells = torch.cat([piece.edge_cell for piece in layout.pieces])
+    attention = empty.index_copy(1, cells, torch.cat(edges, dim=1))
+    return out, attention.view(batch, num_heads, num_queries, plan.num_keys)
+
+
+def second_gradients(
+    d_out: Tensor,
+    d_attention: Tensor | None,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    plan: AttentionPlan,
+    scale: float,
+    dd: Sequence[Tensor],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of d_out, d_attention, queries, keys and values, given those of d queries, d keys and d values.
+
+    float16 and bfloat16 are computed in float32. By torch.func, which reaches through its own transforms too, but not
+    through saved-tensor hooks (``save_on_cpu``) that are set while this runs.
+    """
+    with_map = d_attention is not None
+    layout = tile_layout(plan)  # made now, since what is made inside a transform must not outlive it
+    if with_map:
+        layout.make_edges()
+
+    def attend(*inputs):
+        return plain_attention(*map(_wide, inputs), plan, scale, with_map)
+
+    def gradients(queries, keys, values, *d_outputs):
+        _, pull = torch.func.vjp(attend, queries, keys, values)
+        return pull(tuple(map(_wide, d_outputs)))
+
+    with torch.autocast(queries.device.type, enabled=False):
+        d_outputs = (d_out, d_attention) if with_map else (d_out,)
+        _, pull = torch.func.vjp(gradients, queries, keys, values, *d_outputs)
+        *d_inputs, d_d_out, d_d_attention = (*pull(tuple(dd)), *[None] * (not with_map))
+    return d_d_out, d_d_attention, *d_inputs
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def vmap_over_batch(
+    function: type[torch.autograd.Function], size: int, in_dims: Sequence[int | None], inputs: Sequence[Any]
+) -> tuple[tuple[Tensor | None, ...], tuple[int | None, ...]]:
+    """The vmap rule of a function whose tensors all begin with a batch: the mapped dimension becomes part of it."""
+
+    def folded(x, dim):
+        if not isinstance(x, Tensor):
+            return x
+        return (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
+
+    outputs = function.apply(*map(folded, inputs, in_dims))
+    unfolded = tuple(None if x is None else x.unflatten(0, (size, -1)) for x in outputs)
+    return unfolded, tuple(None if x is None else 0 for x in outputs)
