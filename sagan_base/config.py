@@ -62,6 +62,8 @@ class NumericsConfig:
             self.init in ("xavier", "orthogonal", "normal"),
             f"init={self.init!r} is unknown; use 'xavier', 'orthogonal' or 'normal'",
         )
+        for name in ("batch_norm_epsilon", "spectral_norm_epsilon"):
+            _require(getattr(self, name) > 0, f"{name}={getattr(self, name)} is not positive")
         _require(0 < self.batch_norm_decay < 1, f"batch_norm_decay={self.batch_norm_decay} is not between 0 and 1")
 
 
@@ -189,7 +191,8 @@ class TrainConfig:
 
     Attributes:
         steps: generator updates in all; the same run with more steps continues.
-        precision: "float32", or "bfloat16" for autocast.
+        precision: "float32", or "bfloat16" for autocast. On a GPU PyTorch lets float32 convolutions use TF32 unless
+            ``torch.backends.cudnn.allow_tf32`` is set to False; attention is true float32.
         accumulation: micro-batches a discriminator or generator update is split into.
         sync_batch_norm: batch statistics over all processes, as on the paper's TPUs.
         compile: torch.compile the networks (worth it on a GPU; it can fail in a CPU's C++ compiler).

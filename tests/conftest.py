@@ -26,6 +26,18 @@ def repository() -> Path:
     return REPOSITORY
 
 
+@pytest.fixture(scope="module", autouse=True)
+def on_the_cpu(request):
+    """Whatever the machine has, what compares bits or single steps compares those of a CPU; ylg's tests use the GPU."""
+    if request.path.parent.name == "ylg":
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the commands that tests start
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference data beside the checkout; tests that need it are skipped where it is absent."""

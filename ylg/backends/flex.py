@@ -23,8 +23,9 @@ BLOCK = 128  # FlexAttention's own default; it takes no blocks below its kernels
 SMALLEST_HEAD_DIM = 16
 WORD_BITS = 32
 
-# fullgraph: when PyTorch's limit of recompilations is reached, fail rather than turn into dense attention unannounced
-_compiled_flex_attention = torch.compile(flex_attention, fullgraph=True)
+# fullgraph: when PyTorch's limit of recompilations is reached, fail rather than turn into dense attention unannounced.
+# A graph for each shape: those for shapes of any size are slower, and a peer deserves its best.
+_compiled_flex_attention = torch.compile(flex_attention, fullgraph=True, dynamic=False)
 
 
 def flex_attention_backend(

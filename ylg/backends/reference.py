@@ -12,6 +12,7 @@ def reference_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     scores = scale * queries @ keys.mT
     # -inf, not a large negative number: nothing outside the mask takes part, to the last bit.
-    attention = scores.masked_fill(~plan.dense_masks(), float("-inf")).softmax(dim=-1)
+    hidden = plan.derived("hidden", lambda plan: ~plan.dense_masks())
+    attention = scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)
     out = attention @ values
     return (out, attention) if return_attention else out

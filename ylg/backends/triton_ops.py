@@ -22,7 +22,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ylg.backends import TRITON_HEAD_DIM
+from ylg.backends import TRITON_HEAD_DIM, choose_backend
 from ylg.backends import triton_kernels as kernels
 from ylg.backends.differentiable import second_gradients
 from ylg.backends.tile_table import TileTable, tile_table
@@ -52,6 +52,8 @@ def triton_attention(
     device = queries.device.type
     if device != "cuda" and not kernels.INTERPRETED.value:
         raise ValueError(f"backend='triton' needs CUDA tensors, got {device}; use backend='tiles' there")
+    if device == "cuda" and (choice := choose_backend(device))[0] != "triton":
+        raise ValueError(f"backend='triton' cannot be had; use backend='auto', which takes {choice[1]}")
     if torch.is_autocast_enabled(device) and queries.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         queries, keys, values = queries.to(dtype), keys.to(dtype), values.to(dtype)
