@@ -102,7 +102,7 @@ def ablation(folder: Path) -> Iterator[str]:
     yield f"## The paper's ablation on {first.setting['data']}"
     yield f"{setting_text(records)}."
     yield markdown(table[shown])
-    yield table_note(records).replace("* not", r"\* not")
+    yield table_note(records, shown).replace("* not", r"\* not")
     where = folder.relative_to(ROOT)
     yield f"Curves, sample sheets, masks: `{where}/report.html`, one page that needs no network. Raw runs: `{where}`."
     yield f"## What a reader asks, answered on {first.setting['data']}"
@@ -237,8 +237,9 @@ def attention_speed(path: Path, result: dict[str, Any]) -> Iterator[str]:
             line[method] = f"{cell(row['both_ms'])} ({row['both_ms'] / ours['both_ms']:.1f}x)"
         lines.append(line | {"largest error": f"{ours['error']:.0e}"})
     yield markdown(pd.DataFrame(lines))
-    slopes = ", ".join(f"{method} n^{slope}" for method, slope in result["exponents_forward_backward"].items())
-    yield f"Growth with the number of queries n: {slopes}."
+    if exponents := result["exponents_forward_backward"]:
+        slopes = ", ".join(f"{method} n^{slope}" for method, slope in exponents.items())
+        yield f"Growth with the number of queries n: {slopes}."
     if path.with_suffix(".png").is_file():
         yield f"![time against the number of queries]({path.with_suffix('.png').relative_to(ROOT)})"
 

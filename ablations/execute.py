@@ -92,6 +92,8 @@ def finished(experiment: Experiment, data: ImageData, out: Path, place: Processe
     record = read_record(out / experiment.name) if place.is_first else None
     if record is not None and record.config_hash != experiment.config(data).config_hash():
         record = None  # the same run with fewer steps: it goes on
+    if record is not None and record.setting != experiment.setting.to_dict(data):
+        record = None  # trained, but measured in other features: it is measured again
     return place.from_first(record)
 
 
@@ -104,19 +106,22 @@ def _initial_metrics(
     place: Processes,
     progress: bool,
 ) -> dict[str, float]:
-    """Metrics of the generator before its first step, measured once and kept in ``initial.json``."""
+    """Metrics of the generator before its first step, measured once in these features, kept in ``initial.json``."""
     path = folder / "initial.json"
     if not place.is_first:
         return {}
     if path.is_file():
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["features"] == list(measure.features):
+                return kept["metrics"]
+        except (ValueError, KeyError, TypeError) as error:
             print(f"{path} is not whole ({error}): measured again")
     generator, _ = build_networks(config)
     metrics = measure(generator.to(place.device), data, num_samples, progress)
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+        kept = {"features": list(measure.features), "metrics": metrics}
+        temporary.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return metrics
 
 

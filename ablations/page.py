@@ -2,6 +2,7 @@
 
 import base64
 import html
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from string import Template
@@ -16,8 +17,9 @@ from ablations.presets import PRESETS
 from ablations.published import anchor_rows
 from ablations.questions import QUESTIONS, sentence
 from ablations.records import Record
-from ablations.rows import PAPER_ROWS, ROWS
+from ablations.rows import PAPER_ROWS, ROWS, row_of
 from ablations.summary import by_row
+from sagan_base.config import AttentionConfig
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 
@@ -42,7 +44,7 @@ def page(
         verdicts=_verdicts(groups, compared),
         questions=_questions(answered),
         table=_table(readable),
-        table_note=html.escape(table_note(records)),
+        table_note=html.escape(table_note(records, readable.columns)),
         curves=_curves(groups, first),
         sample_seed=min(record.seed for record in records),
         samples=_samples(groups),
@@ -78,16 +80,28 @@ def machines(records: list[Record]) -> list[str]:
     return list(dict.fromkeys(kinds))
 
 
-def table_note(records: list[Record]) -> str:
+def table_note(records: list[Record], columns: Iterable[str]) -> str:
+    """What these columns of ``summary.readable`` mean."""
     first = records[0]
-    return (
-        f"Mean ± sample standard deviation over n seeds. {first.distance_key}: lower is better; "
-        f"{first.setting['samples']:,} samples of the EMA generator. Best: lowest value on the curve and the median "
-        "step it came at; the curve draws fewer samples, which makes its distances larger. Attention off: "
-        f"{first.distance_key} of the same samples with the generator's residual gains set to 0. The paper's "
-        "FID and IS are of ImageNet at 128x128 in Inception features: compare the order of the rows, not the numbers. "
-        "* not confirmed from a source at hand."
+    key, shown = first.distance_key, set(columns)
+    notes = [
+        f"Mean ± sample standard deviation over n seeds. {key}: lower is better; {first.setting['samples']:,} samples "
+        "of the EMA generator."
+    ]
+    if "best @ step" in shown:
+        notes.append(
+            "Best: lowest value on the curve, which draws fewer samples than the final measurement, and the median "
+            "step it came at."
+        )
+    if "attention off" in shown:
+        notes.append(f"Attention off: {key} of the same samples with the generator's residual gains set to 0.")
+    if "gain sizes" in shown:
+        notes.append("Gain sizes: of the discriminator's (D) and the generator's (G) attention; the sign is free.")
+    notes.append(
+        "The paper's FID and IS are of ImageNet at 128x128 in Inception features: compare the order of the rows, not "
+        "the numbers. * not confirmed from a source at hand."
     )
+    return " ".join(notes)
 
 
 def _verdicts(groups: dict[str, list[Record]], compared: dict[str, tuple[str, Difference]]) -> str:
@@ -160,11 +174,11 @@ def _curves(groups: dict[str, list[Record]], first: Record) -> str:
     if gains:
         names = sorted({name for runs in gains.values() for name in runs[0].attention_gains})
         main_gains = {title: runs for title, runs in gains.items() if title in main} or gains
-        panels = {f"gain, {name}": _gain_curve(name) for name in names[:2]}
+        panels = {f"gain size, {name}": _gain_curve(name) for name in names[:2]}
         figures.append(
             _figure(
                 overlaid(main_gains, panels),
-                "Residual gain of the attention layers: it starts at 0, where the layer does nothing.",
+                "Size of the attention layers' residual gain: it starts at 0, where the layer does nothing.",
             )
         )
     return "\n".join(figures)
@@ -173,7 +187,7 @@ def _curves(groups: dict[str, list[Record]], first: Record) -> str:
 def _gain_curve(name: str) -> CurveOf:
     """Of the layer called "generator 16", logged as "gain/generator.attention.16"."""
     key = f"gain/{name.replace(' ', '.attention.')}"
-    return lambda record: record.curve(key)
+    return lambda record: [(step, abs(value)) for step, value in record.curve(key)]  # its sign is free
 
 
 def _figure(svg: str, caption: str) -> str:
@@ -213,11 +227,19 @@ def _rows(groups: dict[str, list[Record]]) -> str:
 
 def command(record: Record) -> str:
     """What repeats this row."""
-    rows = f"--rows {record.row}" if record.row in ROWS else "(single row of --pattern)"
     setting = record.setting
-    return (
-        f"python ablations/run.py {rows} --preset {setting['preset']} --seed {record.seed} --steps {setting['steps']}"
-    )
+    if record.row in ROWS:
+        parts = ["--rows", record.row]
+    else:
+        of_row = record.config["model"]["attention"]
+        parts = ["--pattern", of_row["pattern"], "--order", of_row["order"], "--heads", of_row["num_heads"]]
+        parts += ["--alignment", of_row["alignment"], "--mode", of_row["mode"]]
+    parts += ["--preset", setting["preset"]]
+    preset = PRESETS.get(setting["preset"])
+    if preset is None or preset.data != record.config["data"]:
+        parts += ["--data", record.config["data"]]
+    parts += ["--recipe", setting["recipe"], "--seed", record.seed, "--steps", setting["steps"]]
+    return "python ablations/run.py " + shlex.join(map(str, parts))
 
 
 def _masks(record: Record) -> str:
@@ -237,8 +259,10 @@ def _masks(record: Record) -> str:
 
 
 def _experiment(record: Record) -> Experiment | None:
-    """The experiment of a record, where its preset and row are still known here."""
+    """The experiment of a record, where its preset is still known here; None without attention."""
     preset, row = PRESETS.get(record.setting["preset"]), ROWS.get(record.row)
+    if row is None and record.config["model"]["attention"] is not None:
+        row = row_of(AttentionConfig(**record.config["model"]["attention"]))
     if preset is None or row is None:
         return None
     setting = record.setting

@@ -90,7 +90,7 @@ def write_report(
     out: Path, summary: pd.DataFrame, text: pd.DataFrame, answered: pd.DataFrame, html: str, records: list[Record]
 ) -> None:
     """The CSV files in full precision; ``report.md``, ``report.tex`` and ``report.html`` for reading."""
-    caption = table_note(records).replace("* not", r"\* not")
+    caption = table_note(records, text.columns).replace("* not", r"\* not")
     contents = (
         summary.to_csv(index=False),
         f"{markdown(text)}\n\n{setting_text(records)}.\n\n{caption}\n",
@@ -121,7 +121,7 @@ def latex(text: pd.DataFrame, records: list[Record]) -> str:
             *rows[1:],
             r"\bottomrule",
             r"\end{tabular}}",
-            rf"\caption{{{_escape(setting_text(records))}. {_escape(table_note(records))}}}",
+            rf"\caption{{{_escape(setting_text(records))}. {_escape(table_note(records, columns))}}}",
             r"\end{table}",
             "",
         ]

@@ -11,6 +11,7 @@ is rebuilt from the folders, so results of several machines merge by copying fol
 
 import argparse
 import os
+import signal
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,17 +27,19 @@ from ablations.rows import EXTENDED_ROWS, PAPER_ROWS, ROWS, Row, attention, find
 from ablations.schedule import listing, plan, slurm_script
 from ablations.sizes import require_equal_sizes
 from ablations.table import brief, write_table
+from sagan_base.checkpoint import CHECKPOINT_FOLDER, newest_step
 from sagan_base.cli import usage_errors
 from sagan_base.config import RECIPES
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes, processes
-from sagan_base.metrics.features import efficientnet_weights, inception_weights
+from sagan_base.metrics.evaluate import check_evaluation
 from sagan_base.training import TrainingInterrupted, TrainingStopped, check_data, folder_problem
 
 ORDERS = ("raster", "manhattan", "hilbert", "morton", "snake")
 ALIGNMENTS = ("rows", "pool", "tile")
 MODES = ("parallel", "sequential")
 FEATURES = ("classifier", "efficientnet", "inception")
+INTERRUPTED = 128 + signal.SIGINT  # the exit code a shell gives to a command ended by Ctrl-C
 
 
 class Parser(argparse.ArgumentParser):
@@ -183,12 +186,7 @@ def check(asked: Request, data: ImageData) -> None:
             cannot be had, or folders that hold something else.
     """
     for name in asked.setting.features:
-        if name == "inception":
-            inception_weights(asked.measurement.weights.get(name))
-        elif name == "efficientnet":
-            efficientnet_weights()
-    if "classifier" in asked.setting.features and data.num_classes < 2:
-        raise ValueError(f"{data.name} has one class, so there is no classifier; give --features efficientnet")
+        check_evaluation(data, name, weights=asked.measurement.weights.get(name))
     runs = asked.experiments
     require_equal_sizes(runs, data)
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -197,6 +195,12 @@ def check(asked: Request, data: ImageData) -> None:
         check_data(config, data)
         if problem := folder_problem(asked.out / run.name / "config.json", config, data):
             raise ValueError(problem)
+        done, steps = newest_step(asked.out / run.name / CHECKPOINT_FOLDER), run.setting.steps
+        if done > steps:
+            raise ValueError(
+                f"{asked.out / run.name} holds {done} steps, more than --steps {steps}; give {done} or more, or "
+                "another --out"
+            )
     require_runs_belong(asked.out, {run.name for run in runs}, asked.setting.to_dict(data))
 
 
@@ -245,7 +249,8 @@ def result_text(record: Record) -> str:
     """What the run shows, in three lines; all of it is in its ``result.json``."""
     key = record.distance_key
     before, after = record.initial[key], record.metrics[key]
-    lines = [f"{key}: {before:.4g} at initialisation, {after:.4g} at the end: {before / after:.1f} times lower"]
+    change = f"{before / after:.1f} times lower" if after <= before else f"{after / before:.1f} times higher"
+    lines = [f"{key}: {before:.4g} at initialisation, {after:.4g} at the end: {change}"]
     if record.class_accuracy is not None:
         lines.append(
             f"class accuracy: a support vector machine trained on the real images gives {record.class_accuracy:.1%} "
@@ -292,6 +297,10 @@ def main(argv: list[str] | None = None) -> int:
         except TrainingInterrupted as stop:
             print(f"\n{stop}", file=sys.stderr)
             return stop.exit_code
+        except KeyboardInterrupt:
+            print("\ninterrupted while measuring; the training is kept: the same command measures again",
+                  file=sys.stderr)  # fmt: skip
+            return INTERRUPTED
 
 
 if __name__ == "__main__":

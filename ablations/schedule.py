@@ -10,7 +10,7 @@ from ablations.experiment import Experiment, Setting
 from ablations.records import read_record
 from ablations.rows import Row
 from ablations.sizes import parameter_counts
-from sagan_base.checkpoint import checkpoint_files
+from sagan_base.checkpoint import CHECKPOINT_FOLDER, newest_step
 from sagan_base.config import RunConfig
 
 
@@ -48,11 +48,12 @@ def listing(rows: tuple[Row, ...], setting: Setting, seeds: tuple[int, ...]) -> 
 def plan(runs: list[Experiment], out: Path) -> str:
     """One line a run: whether it is finished, goes on, or is new; what it costs; where it goes."""
     lines, total = [_setting(runs[0].setting), ""], 0.0
+    width = max(30, 2 + max(len(run.name) for run in runs))
     for run in runs:
         cost = estimate(run.config())
         state, share = _state(run, out / run.name)
         total += cost.seconds * share
-        lines.append(f"{run.name:<30}{state:<18}about {cost}   -> {out / run.name}")
+        lines.append(f"{run.name:<{width}}{state:<18}about {cost}   -> {out / run.name}")
     lines += ["", f"{len(runs)} runs, about {duration(total)} left on this machine, without evaluations (estimated)"]
     return "\n".join(lines)
 
@@ -61,12 +62,14 @@ def _state(run: Experiment, folder: Path) -> tuple[str, float]:
     """What would happen to this run, and the share of its steps still to do."""
     steps = run.setting.steps
     record = read_record(folder)
-    if record is not None and record.setting["steps"] >= steps:
-        return "finished", 0.0
-    files = checkpoint_files(folder / "checkpoints")
-    if not files:
+    if record is not None and record.setting["steps"] == steps:
+        same = record.setting["features"] == list(run.setting.features)
+        return ("finished" if same else "measured again"), 0.0
+    done = newest_step(folder / CHECKPOINT_FOLDER)
+    if not done:
         return "new", 1.0
-    done = int(files[0].stem.removeprefix("step_"))
+    if done > steps:
+        return f"has {done:,} steps", 0.0
     return f"goes on at {done:,}", max(0.0, 1 - done / steps)
 
 

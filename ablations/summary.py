@@ -132,7 +132,12 @@ def readable(summary: pd.DataFrame, distance_key: str, score_key: str) -> pd.Dat
                 "paper FID": line["paper FID"],
                 "paper IS": line["paper IS"],
                 "attention off": spread_text(line, f"{distance_key}, attention off"),
-                "gain sizes": ", ".join(cell(line[key]) for key in gains if not pd.isna(line[key])) or "-",
+                "gain sizes": ", ".join(
+                    f"{'D' if 'discriminator' in key else 'G'} {cell(line[key])}"
+                    for key in gains
+                    if not pd.isna(line[key])
+                )
+                or "-",
                 "parameters": cell(int(line["parameters"])),
                 "file MB": cell(line["file MB"]),
                 "minutes": cell(line["minutes"]),

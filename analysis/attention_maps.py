@@ -11,6 +11,7 @@ attention_maps.npz (the maps themselves) and head_statistics.csv and .json.
 import csv
 import io
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -189,12 +190,13 @@ def _text(text: str, path: Path) -> None:
 
 def picture_of(views: list[View], query: list[int] | None = None, side: int = 112) -> Image.Image:
     """Two rows a view, a column a head: saliency, and the attention of one query (the middle one by default)."""
-    gap, left, caption = 6, 150, 18
+    gap, caption, font = 6, 18, ImageFont.load_default(size=12)
+    left = max(150, 3 * gap + math.ceil(max(font.getlength(view.name) for view in views)))
     columns = max(view.attention.shape[0] for view in views) + 1
     sheet = Image.new(
         "RGB", (left + columns * (side + gap), len(views) * (2 * (side + gap) + caption + gap) + gap), "white"
     )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    draw = ImageDraw.Draw(sheet)
     for index, view in enumerate(views):
         top = gap + index * (2 * (side + gap) + caption + gap)
         row, col = query or (view.query_grid[0] // 2, view.query_grid[1] // 2)

@@ -46,7 +46,7 @@ def similarity(model: Model, image: Tensor, real: Tensor, distance: Distance) ->
     return numbers
 
 
-def summary(model: Model, target: Target, found: Inversion, distance: Distance) -> dict[str, Any]:
+def summary(model: Model, target: Target, found: Inversion, distance: Distance, class_given: bool) -> dict[str, Any]:
     """Everything about one inversion as JSON; ``tuned`` is kept apart, because it is another kind of result."""
     losses = found.losses
     numbers = {
@@ -59,6 +59,7 @@ def summary(model: Model, target: Target, found: Inversion, distance: Distance) 
         "label": found.label,
         "class": model.class_names[found.label],
         "true_class": None if target.label is None else model.class_names[target.label],
+        "class_given": "given" if class_given else None,
         "chosen_restart": found.chosen,
         "chosen_by": found.chosen_by,
         "distances": found.distances.tolist(),
@@ -247,8 +248,9 @@ def _curves(found: Inversion) -> list[dict[str, Any]]:
         series = [{"values": line[::every].tolist(), "chosen": i == found.chosen} for i, line in enumerate(values.T)]
         curves.append({"title": f"{title}; the chosen one in colour", "every": every, "series": series})
     if found.tuned_losses:
+        halves = [value / 2 for value in found.tuned_losses]  # they are sums of two ratios
         curves.append({"title": f"tuning stage: {TUNED}; loss relative to its start", "every": 1,
-                       "series": [{"values": found.tuned_losses, "chosen": True}]})  # fmt: skip
+                       "series": [{"values": halves, "chosen": True}]})  # fmt: skip
     return curves
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from analysis.inversion_report import PLAIN_NAMES, TUNED
 from sagan_base.atomic import atomic_write
 
-TEXT = ("source", "picture", "method", "class", "true_class")
+TEXT = ("source", "picture", "method", "class", "true_class", "class_given")
 
 
 def rows_of(numbers: dict[str, Any]) -> list[dict[str, Any]]:
@@ -30,7 +30,8 @@ def summaries(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         groups.setdefault((row["source"], row["method"]), []).append(row)
     result = []
     for (source, method), members in groups.items():
-        known = [row["class"] == row["true_class"] for row in members if row["true_class"] is not None]
+        searched = [row for row in members if row["true_class"] is not None and not row.get("class_given")]
+        known = [row["class"] == row["true_class"] for row in searched]
         entry = {"source": source, "method": method, "images": len(members)}
         entry["class found"] = mean(known) if known else None
         for name in _measures(members):
@@ -46,7 +47,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         lines = list(csv.DictReader(file))
     rows = []
     for line in lines:
-        row: dict[str, Any] = {name: line[name] or None for name in TEXT}
+        row: dict[str, Any] = {name: line.get(name) or None for name in TEXT}
         rows.append(row | {name: float(text) for name, text in line.items() if name not in TEXT and text})
     return rows
 

@@ -28,6 +28,7 @@ from analysis.loading import Model, add_model_arguments
 from analysis.perceptual import choose_distance
 from analysis.pictures import files_in
 from analysis.similarity import Distance
+from sagan_base.checkpoint import model_file
 from sagan_base.cli import usage_errors
 from sagan_base.options import Parser
 from sagan_base.provenance import command_line, provenance
@@ -210,7 +211,7 @@ def _inverted(
     Returns:
         False where it was interrupted; what was found until then is kept.
     """
-    request = _request(model, config, label, target)
+    request = _request(model, config, label, target, distance.name)
     numbers = _finished(out, request)
     if numbers is not None:
         print(f"  {config.loss.method}: done before, {_line(numbers, distance)}")
@@ -221,7 +222,8 @@ def _inverted(
             found = invert(model.generator, model.discriminator, target.image, config, distance, label, progress)
     except KeyboardInterrupt:
         return False
-    numbers = summary(model, target, found, distance) | {"request": request, "provenance": provenance(config.seed)}
+    numbers = summary(model, target, found, distance, class_given=label is not None)
+    numbers |= {"request": request, "provenance": provenance(config.seed)}
     size = write_inversion(model, target, found, numbers, out, [warning] if warning else [])
     rows += rows_of(numbers)
     given = "given" if label is not None else "found"
@@ -245,11 +247,12 @@ def _line(numbers: dict[str, Any], distance: Distance) -> str:
     return ", ".join(parts)
 
 
-def _request(model: Model, config: InversionConfig, label: int | None, target: Target) -> dict[str, Any]:
+def _request(model: Model, config: InversionConfig, label: int | None, target: Target, distance: str) -> dict[str, Any]:
     """What decides a result, to recognise it again."""
-    file = model.path
-    weights = [file.name, file.stat().st_size, int(file.stat().st_mtime)] if file.is_file() else [str(file)]
+    file = model_file(model.path)
+    weights = [file.name, file.stat().st_size, int(file.stat().st_mtime)]
     wanted = {"config": asdict(config), "label": label, "target": target.fingerprint, "weights": weights}
+    wanted["chosen_by"] = distance
     return json.loads(json.dumps(wanted))
 
 

@@ -189,6 +189,11 @@ def checkpoint_files(folder: str | Path) -> list[Path]:
     return sorted(Path(folder).glob("step_*.safetensors"), reverse=True)
 
 
+def newest_step(folder: str | Path) -> int:
+    """The step of the newest checkpoint, by its name; 0 without any."""
+    return max((int(path.stem.removeprefix("step_")) for path in checkpoint_files(folder)), default=0)
+
+
 def latest_checkpoint(folder: str | Path) -> Path | None:
     """Path of the newest checkpoint that is whole, or None; a damaged one is passed over and said in one line."""
     found = read_latest(folder)

@@ -193,6 +193,8 @@ def _from_listing(listing: folder.Listing, root: Path, resolution: int, channels
         notes.append("a single class: networks trained on it are unconditional; for labels, use one sub-folder a class")
     if listing.ignored:
         notes.append(f"sub-folders without images, ignored: {', '.join(listing.ignored[:5])}")
+    if listing.loose:
+        notes.append(f"{listing.loose} images beside the class folders belong to no class and are left out")
     return ImageData(
         name=root.expanduser().resolve().name,
         images=images,

@@ -17,7 +17,7 @@ from sagan_base.config import ModelConfig, RunConfig
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes, find_device, processes
 from sagan_base.generator import Generator
-from sagan_base.metrics.evaluate import evaluate
+from sagan_base.metrics.evaluate import check_evaluation, evaluate
 from sagan_base.options import Parser, add_config_options, config_from_options
 from sagan_base.training import TrainingInterrupted, TrainingRun, TrainingStopped, TrainResult
 
@@ -78,7 +78,11 @@ def _prepare(arguments: argparse.Namespace, place: Processes) -> TrainingRun | N
         if place.is_first:
             print(json.dumps(config.to_dict(), indent=2))
         return None
+    if arguments.features is not None:
+        check_evaluation(data, arguments.features, arguments.num_samples, arguments.weights)
     out = arguments.out or default_folder(config)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give a folder, new or of this run")
     run = TrainingRun(config, data, out, place, _evaluation(arguments, data))
     if place.is_first:
         where = f"{place.count} processes, " if place.count > 1 else ""

@@ -236,7 +236,7 @@ class TrainingRun:
             self._log(log, bar)
         if self._due(training.metrics_every) and self.evaluate is not None:
             if log is not None:
-                log.write(self.step, self.evaluate(self.updates.ema.module, self.step))
+                log.write(self.step, self._evaluated())
             self.place.wait()
         if self._due(training.sample_every) and self.place.is_first:
             sheet = preview(self.updates.ema.module, training.seed)
@@ -245,6 +245,14 @@ class TrainingRun:
                     sheet.save(temporary)
         if self._due(training.checkpoint_every):
             self._save()
+
+    def _evaluated(self) -> dict[str, float]:
+        try:
+            return self.evaluate(self.updates.ema.module, self.step)
+        except Exception:
+            if self.place.count == 1:  # the other processes wait elsewhere, and a checkpoint needs them all
+                self._save()  # the steps are good, whatever is wrong with their measurement
+            raise
 
     def _log(self, log: RunLog | None, bar: tqdm) -> None:
         started = time.perf_counter()

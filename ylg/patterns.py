@@ -14,6 +14,7 @@ import math
 import os
 import re
 import runpy
+import traceback
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -146,12 +147,17 @@ def load_patterns(path: str | Path) -> tuple[str, ...]:
         The names that the file registered.
 
     Raises:
-        ValueError: there is no such file, or it registers nothing.
+        ValueError: there is no such file, running it fails, or it registers nothing.
     """
     if not Path(path).is_file():
         raise ValueError(f"no file {str(path)!r} to load patterns from; give a Python file that registers some")
     before = dict(_REGISTRY)
-    runpy.run_path(str(path))
+    try:
+        runpy.run_path(str(path))
+    except Exception as error:
+        calls = [call for call in traceback.extract_tb(error.__traceback__) if call.filename == str(path)]
+        where = f"{path}, line {calls[-1].lineno}" if calls else str(path)
+        raise ValueError(f"{where}: {type(error).__name__}: {error}") from error
     names = tuple(name for name, found in _REGISTRY.items() if before.get(name) is not found)
     if not names:
         raise ValueError(f"{str(path)!r} registered no pattern; call ylg.register_pattern(name, build) in it")

@@ -18,6 +18,7 @@ class Listing:
     labels: tuple[int, ...]
     class_names: tuple[str, ...]
     ignored: tuple[str, ...] = ()  # sub-folders without a single picture
+    loose: int = 0  # pictures beside the class folders, which belong to no class
 
 
 def list_folder(path: str | Path, split: str) -> Listing:
@@ -80,7 +81,8 @@ def _list_classes(root: Path) -> Listing:
         kinds = " ".join(sorted(SUFFIXES))
         raise ValueError(f"{root} has no images; put them into one sub-folder a class ({kinds})")
     labels = tuple(label for label, of_class in enumerate(named.values()) for _ in of_class)
-    return Listing(root, files, labels, tuple(named), tuple(sorted(set(by_class) - set(named))))
+    loose = 0 if not any(by_class.values()) else sum(map(_is_picture, root.iterdir()))
+    return Listing(root, files, labels, tuple(named), tuple(sorted(set(by_class) - set(named))), loose)
 
 
 def _sub_folders(root: Path) -> list[Path]:

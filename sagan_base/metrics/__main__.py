@@ -16,8 +16,7 @@ from sagan_base.cli import usage_errors
 from sagan_base.data import ImageData, load_data
 from sagan_base.generator import Generator
 from sagan_base.metrics.class_accuracy import CLASS_ACCURACY, class_accuracy, svm_accuracy, train_svm
-from sagan_base.metrics.evaluate import evaluate
-from sagan_base.metrics.features import choose_features
+from sagan_base.metrics.evaluate import check_evaluation, evaluate
 from sagan_base.options import Parser
 
 FEATURES = ("classifier", "efficientnet", "inception")
@@ -63,9 +62,19 @@ def main(argv: list[str] | None = None) -> int:
         trained, _, config = load_checkpoint(arguments.checkpoint)
         spec, channels = arguments.data or config.data, config.model.image_channels
         data = load_data(spec, trained.resolution, channels, cache=arguments.cache)
-        for name in arguments.features:  # missing weights are found out now
-            if name != "classifier":
-                choose_features(name, data, Path(), weights.get(name))
+        for name in arguments.features:
+            check_evaluation(data, name, arguments.num_samples, weights.get(name))
+        if trained.num_classes not in (1, data.num_classes):
+            raise ValueError(
+                f"the model has {trained.num_classes} classes and {data.name} {data.num_classes}; measure it on the "
+                "data it was trained on"
+            )
+        try:
+            torch.empty(0, device=arguments.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"--device {arguments.device}: {str(error).splitlines()[0]}") from None
+        if arguments.json:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
     print(data.describe(), file=sys.stderr)
     generators = {"trained": trained}
     if arguments.untrained:

@@ -74,6 +74,22 @@ class Classifier(nn.Module):
         return features * self.scale, self.logits(F.relu(features))
 
 
+def check_classifier_data(data: ImageData, config: ClassifierConfig | None = None) -> None:
+    """Raises ValueError where no classifier can be trained: fewer than two classes, or too few images to hold some
+    out."""
+    config = config or ClassifierConfig()
+    if data.num_classes < 2:
+        raise ValueError(
+            f"{data.name} has a single class, so no classifier can be trained on it; "
+            "use features 'efficientnet' or 'inception'"
+        )
+    if not len(_split(data.labels.cpu(), config.held_out)[1]):
+        raise ValueError(
+            f"{data.name} has fewer than {config.held_out} images in every class, too few for a classifier; "
+            "use features 'efficientnet' or 'inception'"
+        )
+
+
 def classifier_for(data: ImageData, cache: Path, config: ClassifierConfig | None = None, progress: bool = True) -> Path:
     """The file of the classifier of this data set, trained now where ``cache`` lacks it.
 
@@ -81,11 +97,7 @@ def classifier_for(data: ImageData, cache: Path, config: ClassifierConfig | None
         ValueError: fewer than two classes, or too few images to hold some out.
     """
     config = config or ClassifierConfig()
-    if data.num_classes < 2:
-        raise ValueError(
-            f"{data.name} has a single class, so no classifier can be trained on it; "
-            "use features 'efficientnet' or 'inception'"
-        )
+    check_classifier_data(data, config)
     fields = "-".join(f"{value:g}" for value in asdict(config).values())
     path = cache / "classifiers" / f"{data.name}-{data.fingerprint[:16]}-{fields}.safetensors"
     if not path.exists():
@@ -111,11 +123,6 @@ def load_classifier(path: str | Path) -> tuple[Classifier, float]:
 def train_classifier(data: ImageData, config: ClassifierConfig, progress: bool = True) -> tuple[Classifier, float]:
     """Train from the seed, without touching the caller's random numbers; returns the network and its accuracy."""
     training, held_out = _split(data.labels.cpu(), config.held_out)
-    if not len(held_out):
-        raise ValueError(
-            f"{data.name} has fewer than {config.held_out} images in every class, too few for a classifier; "
-            "use features 'efficientnet' or 'inception'"
-        )
     steps = min(max(config.epochs * len(training) // config.batch_size, config.min_steps), config.max_steps)
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(config.seed)

@@ -29,6 +29,7 @@ from sagan_base.atomic import atomic_write
 from sagan_base.data import ImageData, default_cache, evenly_spaced
 from sagan_base.data_sources.pictures import RESIZE_RULE
 from sagan_base.generator import Generator
+from sagan_base.metrics.classifier import check_classifier_data
 from sagan_base.metrics.features import FeatureChoice, choose_features
 from sagan_base.metrics.generated import GeneratedImages, class_frequency_labels
 
@@ -74,8 +75,7 @@ def evaluate(
         ValueError: fewer than 10 samples, data of another size than the generator's images, no such features.
     """
     num_samples = min(len(data), MOST_REAL_IMAGES) if num_samples is None else num_samples
-    if num_samples < 10:
-        raise ValueError(f"num_samples={num_samples} is too few to estimate anything; use 500 or more")
+    check_evaluation(data, features, num_samples, weights)
     if generator.resolution != data.resolution:
         raise ValueError(
             f"the generator makes {generator.resolution}x{generator.resolution} images, {data.name} was loaded at "
@@ -96,6 +96,24 @@ def evaluate(
         generated = extract(samples, extractor, batch_size)
     values = measures(*(generated[layer] for layer in choice.layers), real)
     return {_column(name, choice): value for name, value in values.items()}
+
+
+def check_evaluation(
+    data: ImageData, features: str, num_samples: int | None = None, weights: Path | None = None
+) -> None:
+    """What ``evaluate`` would refuse, found out before any work; trains no classifier.
+
+    Raises:
+        ValueError: as ``evaluate``.
+    """
+    if num_samples is not None and num_samples < 10:
+        raise ValueError(f"num_samples={num_samples} is too few to estimate anything; use 500 or more")
+    if features != "classifier":
+        choose_features(features, data, Path(), weights)
+    elif weights is not None:
+        raise ValueError(f"weights={weights}: the classifier's weights are trained on {data.name}, not given")
+    else:
+        check_classifier_data(data)
 
 
 def measures(features: Tensor, logits: Tensor, real: RealStatistics) -> dict[str, float]:

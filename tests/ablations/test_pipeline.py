@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -18,11 +19,12 @@ import torch
 from safetensors.torch import load_file
 
 from ablations import execute
-from ablations.execute import Measurement
+from ablations.execute import Measurement, finished
 from ablations.experiment import Experiment, Setting
 from ablations.presets import Preset
+from ablations.records import read_record
 from ablations.rows import ROWS
-from sagan_base.config import ModelConfig
+from sagan_base.config import ModelConfig, RunConfig
 from sagan_base.data import load_data
 from sagan_base.distributed import Processes
 
@@ -121,8 +123,9 @@ def test_the_command_itself_prints_class_accuracy_and_how_far_the_distance_fell(
     result = json.loads((merged["all"] / "sagan-seed1" / "result.json").read_text())
     assert f"gives {result['class_accuracy']:.1%} of 500 samples the class asked for" in merged["last"]
     key = "FD (digits classifier)"
-    ratio = result["initial"][key] / result["metrics"][key]
-    assert f"{ratio:.1f} times lower" in merged["last"]
+    before, after = result["initial"][key], result["metrics"][key]
+    change = f"{before / after:.1f} times lower" if after <= before else f"{after / before:.1f} times higher"
+    assert f"{before:.4g} at initialisation, {after:.4g} at the end: {change}" in merged["last"]
 
 
 def test_the_last_measurement_is_repeated_with_the_gains_at_0(tmp_path, monkeypatch):
@@ -168,3 +171,26 @@ def test_another_number_of_steps_does_not_join_a_folder_of_other_runs(run, merge
     assert refused.returncode == 2
     assert "cannot stand in one table: steps 24 against 30" in refused.stderr and refused.stderr.count("\n") == 1
     assert not (merged["all"] / "ylg_pool-seed0").exists()
+
+
+def test_fewer_steps_than_a_run_has_are_refused_and_the_dry_run_says_so(run, merged):
+    refused = run("--rows", "ylg", "--seed", 1, "--steps", 10, "--out", merged["b"])
+    assert refused.returncode == 2 and "holds 24 steps, more than --steps 10" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert "has 24 steps" in run("--rows", "ylg", "--seed", 1, "--steps", 10, "--out", merged["b"], "--dry-run").stdout
+
+
+def test_a_run_measured_in_other_features_is_not_finished(merged):
+    record = read_record(merged["b"] / "ylg-seed1")
+
+    def wanted(features):
+        setting = SimpleNamespace(to_dict=lambda data: record.setting | {"features": features})
+        return SimpleNamespace(
+            name="ylg-seed1", config=lambda data: RunConfig.from_dict(record.config), setting=setting
+        )
+
+    alone = Processes(0, 1, torch.device("cpu"))
+    assert finished(wanted(["classifier"]), None, merged["b"], alone) == record
+    assert finished(wanted(["classifier", "efficientnet"]), None, merged["b"], alone) is None
+    kept = json.loads((merged["b"] / "ylg-seed1" / "initial.json").read_text())
+    assert kept["features"] == ["classifier"] and kept["metrics"] == record.initial

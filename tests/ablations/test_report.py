@@ -4,13 +4,17 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from ablations import run
+from ablations.page import _gain_curve, command, table_note
 from ablations.report import BEGIN, END, FILES, main
 
 DISTANCE = "FD (digits classifier)"
@@ -180,3 +184,24 @@ def test_a_browser_without_network_shows_all_text_and_images(report, tmp_path):
     assert probe["plots"] == [True] * 3
     assert probe["text"] == ["SAGAN", "YLG-SAGAN", "YLG, no ESA", "YLG, butterfly"]
     assert not probe["overflow"]
+
+
+def test_the_command_of_a_row_is_one_that_makes_this_run(canned_run):
+    named = canned_run("ylg")
+    single = replace(named, row="ltr_hilbert_4-heads_pool")
+    single.config["model"]["attention"] |= {"pattern": "ltr", "order": "hilbert", "num_heads": 4, "alignment": "pool"}
+    for record, name in ((named, "ylg"), (single, "ltr_hilbert_4-heads_pool")):
+        record.setting["recipe"] = "biggan"
+        words = shlex.split(command(record))
+        assert words[:2] == ["python", "ablations/run.py"]
+        asked = run.request(run.parser().parse_args(words[2:]))
+        (experiment,) = asked.experiments
+        assert (experiment.row.name, experiment.seed, asked.setting.recipe) == (name, 0, "biggan")
+        assert asked.setting.steps == record.setting["steps"]
+
+
+def test_gains_are_drawn_as_sizes_and_notes_speak_of_the_columns_shown(canned_run):
+    record = canned_run("ylg", curve=((500, 3.0), (1000, 2.0)))
+    assert _gain_curve("discriminator 16")(record) == [(500, 0.2), (1000, 0.2)]
+    assert "Best:" in table_note([record], ["row", "best @ step"])
+    assert "Best:" not in table_note([record], ["row"]) and "Attention off" not in table_note([record], ["row"])

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,19 @@ def test_the_same_seed_gives_the_same_files_and_a_finished_result_is_not_compute
     assert (tmp_path / "a" / "metrics.json").stat().st_mtime_ns != before
 
 
+def test_a_run_folder_with_newer_weights_is_inverted_again(checkpoint, picture, tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for _ in range(2):
+        shutil.copy(checkpoint, folder / "model.safetensors")  # with the time of the copy
+        os.utime(folder / "model.safetensors", (1e9, 1e9))
+        run(picture, "--checkpoint", folder, "--out", tmp_path / "out", *QUICK)
+    assert "done before" in capsys.readouterr().out
+    os.utime(folder / "model.safetensors", (2e9, 2e9))
+    run(picture, "--checkpoint", folder, "--out", tmp_path / "out", *QUICK)
+    assert "done before" not in capsys.readouterr().out
+
+
 def test_a_folder_gives_a_table_and_its_bad_files_are_named_and_skipped(checkpoint, picture, tmp_path, capsys):
     folder = tmp_path / "pictures" / "7"
     folder.mkdir(parents=True)
@@ -121,6 +135,8 @@ def test_held_out_and_generated_images_are_inverted_and_the_latter_know_the_righ
     assert [row["true_class"] for row in rows] == ["0", "1", "0", "1"]
     assert [row["class"] for row in rows] == ["0", "1", "0", "1"]
     assert [row["latent error"] == "" for row in rows] == [True, True, False, False]
+    assert all(row["class_given"] == "given" for row in rows)
+    assert "class found" not in (out / "table.md").read_text()  # it was told
 
 
 def test_numbers_of_a_tuned_generator_are_labelled_wherever_they_appear(checkpoint, picture, tmp_path, capsys):

@@ -296,7 +296,10 @@ def test_a_single_class_and_empty_sub_folders_are_warned_of(tmp_path: Path):
     assert data.class_names == ("loose",) and "warning: a single class" in data.describe()
     (colour_folder(tmp_path / "colours") / "violet").mkdir()
     text = load_data(f"folder:{tmp_path / 'colours'}", 8).describe()
-    assert "ignored: violet" in text and "a single class" not in text
+    assert "ignored: violet" in text and "a single class" not in text and "beside" not in text
+    save(tmp_path / "colours" / "x.png", Image.new("RGB", (8, 8), RED))
+    text = load_data(f"folder:{tmp_path / 'colours'}", 8).describe()
+    assert "1 images beside the class folders belong to no class and are left out" in text
 
 
 def test_hidden_files_and_other_kinds_are_passed_over(tmp_path: Path):

@@ -111,6 +111,10 @@ def test_the_command_trains_says_where_things_are_and_does_not_train_twice(tmp_p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--features", "classifier", "--num-samples", "5"], "num_samples=5 is too few"),
+        (["--features", "inception", "--weights", "/nowhere.pth"], "/nowhere.pth"),
+        (["--features", "classifier", "--weights", "w.pth"], "the classifier's weights are trained on digits"),
+        (["--batch-norm-epsilon", "-1"], "batch_norm_epsilon=-1.0 is not positive"),
         (["--data", "nothing"], "unknown data set 'nothing'"),
         (["--pattern", "zigzag"], "unknown pattern 'zigzag'"),
         (["--num-heads", "3"], "num_heads=3"),

@@ -386,3 +386,12 @@ def test_a_signal_finishes_the_step_writes_a_checkpoint_and_says_how_to_go_on(
     assert signal.getsignal(number) == before
     monkeypatch.undo()
     assert train(config, tiny_data, tmp_path, progress=False).resumed_from == 3
+
+
+def test_steps_survive_an_evaluation_that_fails(tiny_config, tiny_data, tmp_path):
+    def fails(generator, step):
+        raise RuntimeError("no space for features")
+
+    with pytest.raises(RuntimeError, match="no space for features"):
+        train(tiny_config(steps=3, checkpoint_every=0), tiny_data, tmp_path, fails, progress=False)
+    assert train(tiny_config(steps=3), tiny_data, tmp_path, progress=False).resumed_from == 3

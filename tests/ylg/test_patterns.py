@@ -3,6 +3,7 @@
 import doctest
 import math
 import os
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -281,6 +282,9 @@ def test_patterns_load_from_a_file(tmp_path):
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(ValueError, match=r"registered no pattern; call ylg\.register_pattern"):
         patterns.load_patterns(tmp_path / "empty.py")
+    (tmp_path / "wrong.py").write_text("import ylg\n\ntorch.ones(3)\n")
+    with pytest.raises(ValueError, match=r"wrong\.py, line 3: NameError: name 'torch' is not defined"):
+        patterns.load_patterns(tmp_path / "wrong.py")
     with pytest.raises(ValueError, match=r"no file .*absent\.py"):
         patterns.load_patterns(tmp_path / "absent.py")
 
@@ -328,3 +332,11 @@ def test_what_a_caller_does_to_the_steps_does_not_reach_the_next_caller():
 def test_bad_input_is_refused_by_value_and_remedy(arguments, words):
     with pytest.raises(ValueError, match=words):
         ylg.step_masks(*arguments)
+
+
+@pytest.mark.usefixtures("registry")
+def test_the_readmes_own_pattern_is_a_whole_file(tmp_path, repository):
+    blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = (text for text in blocks if "register_pattern" in text)
+    (tmp_path / "mine.py").write_text(block)
+    assert patterns.load_patterns(tmp_path / "mine.py") == ("halves",)
