@@ -171,7 +171,34 @@ def behaviour_checks():
         found = step(attend, *moved)
         return same([x.to("cuda:0") for x in found], step())
 
+    def near(found, expected):
+        error = max(((x - y).abs().max() / y.abs().max()).item() for x, y in zip(found, expected, strict=True))
+        return error < 1e-4, f"largest difference {error:.1e}"
+
+    def layer():
+        found = {}
+        for backend in ("triton", "tiles"):
+            torch.manual_seed(0)
+            block = ylg.SparseAttention2d(64, (32, 32), backend=backend).cuda()
+            torch.nn.init.ones_(block.gain)
+            x = torch.randn(4, 64, 32, 32, device="cuda").to(memory_format=torch.channels_last)
+            with torch.backends.cudnn.flags(allow_tf32=False):
+                out, attention = block(x, return_attention=True)
+                loss = out.square().sum() + attention.square().sum()
+                found[backend] = [out, attention, *torch.autograd.grad(loss, list(block.parameters()))]
+        return near(found["triton"], found["tiles"])
+
+    def penalty():
+        found = {}
+        for backend in ("triton", "tiles"):
+            out = ylg.sparse_attention(*inputs, plan, SCALE, backend)
+            slopes = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
+            found[backend] = torch.autograd.grad(sum(slope.square().sum() for slope in slopes), inputs)
+        return near(found["triton"], found["tiles"])
+
     yield "the same bits twice", lambda: same(step(), step())
+    yield "a layer, its map and its gradients are those of tiles", layer
+    yield "a gradient penalty is that of tiles", penalty
     yield 'backend="auto" takes the kernels', chosen
     yield "torch.compile(fullgraph=True), with inductor", compiled
     yield "captured in a CUDA graph", in_a_graph
@@ -275,6 +302,7 @@ def time_case(side: int, batch: int, dims: tuple[int, int], dtype: torch.dtype, 
     moved = sum(x.numel() for x in inputs) * size, weight.numel() * size
     # forward: inputs and out. With backward: also inputs and d out again, and the gradients of the inputs
     floor = {"forward": sum(moved), "forward + backward": 3 * moved[0] + 2 * moved[1]}
+    cache = torch.cuda.get_device_properties(inputs[0].device).L2_cache_size
     kind = str(dtype).removeprefix("torch.")
     grids = f"{side}x{side} queries, {side // 2}x{side // 2} keys"
     print(f"\n{grids}, batch {batch}, dims {dims[0]}x{dims[1]}, {kind}, {layout}")
@@ -309,6 +337,7 @@ def time_case(side: int, batch: int, dims: tuple[int, int], dtype: torch.dtype, 
             peers = [t for name, t in found.items() if name not in ("ours", "tiles")]
             gain = f"{min(peers) / found['ours']:.1f}x the best peer" if peers and "ours" in found else ""
             share = f"{floor[what] / (found['ours'] / 1e3) / bandwidth:.0%} of copy" if "ours" in found else ""
+            share += ", all of it in the L2 cache" * (floor[what] < cache)
             print(f"  {what:<18} {label:<11} ms: {cells}   {gain}, {share}", flush=True)
 
 

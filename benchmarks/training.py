@@ -83,6 +83,8 @@ def timed_step(updates: Updates, step: int) -> float:
 
 def measure(options: argparse.Namespace, device: torch.device) -> list[dict[str, object]]:
     """One row per case."""
+    if options.compile:  # the cases share their code, and beyond the limit a network would run uncompiled
+        torch._dynamo.config.recompile_limit = 8 * len(CASES)
     runs = [build(case, options, device) for case in CASES]
     times: list[list[float]] = [[] for _ in CASES]
     for step in tqdm(range(1, options.warmup + options.steps + 1), unit="round"):
