@@ -111,6 +111,8 @@ def main(argv: list[str] | None = None) -> int:
                 "--number, or --folder"
             )
         generator = generator.to(find_device(arguments.device))
+        sheet = arguments.sheet or Path("samples.png")
+        (arguments.folder or sheet.parent).mkdir(parents=True, exist_ok=True)
     drawn = (
         (
             label,
@@ -123,7 +125,6 @@ def main(argv: list[str] | None = None) -> int:
             _write_files(arguments.folder / f"{label:04d}_{_safe(names[label])}", images)
         print(f"{total:,} images of {len(classes)} classes in {arguments.folder}")
     else:
-        sheet = arguments.sheet or Path("samples.png")
         with atomic_write(sheet) as temporary:
             sample_sheet(torch.cat([images for _, images in drawn]), arguments.number).save(temporary)
         print(f"{total:,} images, a row per class ({', '.join(names[c] for c in classes[:12])}"
