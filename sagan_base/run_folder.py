@@ -25,6 +25,8 @@ def folder_problem(path: Path, config: RunConfig, data: ImageData) -> str | None
         fingerprint = record["data"]["fingerprint"]
     except (KeyError, TypeError, ValueError) as error:
         return f"{path} is not the record of a run ({error}); use another --out, or delete that folder"
+    if fingerprint == data.fingerprint:
+        before["data"] = config.data  # another path to the same pictures is no difference
     differing = _differences(before, config.identity())
     if fingerprint != data.fingerprint:
         differing.append(f"data fingerprint ({fingerprint[:12]} there, {data.fingerprint[:12]} here)")

@@ -277,11 +277,15 @@ def test_fewer_steps_than_a_folder_holds_are_refused(finished, tiny_data):
 def test_the_folder_of_another_run_is_refused_by_the_fields_that_differ(finished, tiny_data):
     result, _, config = finished
     other = replace(config, recipe=replace(config.recipe, generator_lr=1e-3), data="digits")
-    with pytest.raises(ValueError, match=r"data \('noise' there, 'digits' here\), recipe.generator_lr \(0.0001 there"):
-        train(other, tiny_data, result.out)
     changed = replace(tiny_data, images=tiny_data.images.flip(0), fingerprint="")
+    with pytest.raises(ValueError, match=r"data \('noise' there, 'digits' here\), recipe.generator_lr \(0.0001 there"):
+        train(other, changed, result.out)
+    with pytest.raises(ValueError, match=r"it differs in recipe.generator_lr \(0.0001 there"):
+        train(other, tiny_data, result.out)
     with pytest.raises(ValueError, match="it differs in data fingerprint"):
         train(config, changed, result.out)
+    again = train(replace(config, data="./noise"), tiny_data, result.out, progress=False)
+    assert again.resumed_from == again.steps  # the same pictures under another path
 
 
 def test_weights_that_are_no_numbers_stop_the_run_and_keep_the_last_good_checkpoint(tiny_config, tiny_data, tmp_path):
