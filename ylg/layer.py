@@ -22,7 +22,8 @@ MODES = ("parallel", "sequential")
 class PlanBuffers(nn.Module):
     """Holds a plan whose tensors are non-persistent buffers: it moves with the model and is never saved.
 
-    They never change, so DistributedDataParallel need not send them: give it ``broadcast_buffers=False``.
+    They never change, so DistributedDataParallel need not send them: ``broadcast_buffers=False``, from torch 2.13 on
+    ``forward_sync_buffers=False``.
     Only where the buffers moved is taken from them, never what they hold: ``to_empty`` leaves them uninitialised.
     """
 

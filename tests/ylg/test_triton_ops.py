@@ -287,6 +287,26 @@ def test_activation_checkpointing_changes_nothing():
     assert all(torch.equal(x, y) for x, y in zip(again, plain, strict=True))
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_in_distributed_data_parallel_the_gradients_are_the_same(compiled, tmp_path):
+    torch.manual_seed(0)
+    layer = ylg.SparseAttention2d(8, (4, 4), num_heads=4, backend="triton").to(DEVICE)
+    torch.nn.init.ones_(layer.gain)
+    x = torch.randn(2, 8, 4, 4, device=DEVICE)
+    layer(x).square().sum().backward()
+    alone = {name: p.grad.clone() for name, p in layer.named_parameters()}
+    layer.zero_grad()
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        inside = torch.compile(layer, backend="aot_eager", fullgraph=True) if compiled else layer
+        torch.nn.parallel.DistributedDataParallel(inside)(x).square().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for name, p in layer.named_parameters():
+        torch.testing.assert_close(p.grad, alone[name])
+
+
 def test_autocast_computes_in_its_type_and_returns_gradients_in_the_inputs_type():
     masks = small_masks()
     plan = ylg.attention_plan(masks).to(DEVICE)
