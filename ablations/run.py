@@ -11,7 +11,6 @@ is rebuilt from the folders, so results of several machines merge by copying fol
 
 import argparse
 import os
-import signal
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from ablations.schedule import listing, plan, slurm_script
 from ablations.sizes import require_equal_sizes
 from ablations.table import brief, write_table
 from sagan_base.checkpoint import CHECKPOINT_FOLDER, newest_step
-from sagan_base.cli import usage_errors
+from sagan_base.cli import INTERRUPTED, usage_errors
 from sagan_base.config import RECIPES
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes, processes
@@ -39,7 +38,6 @@ ORDERS = ("raster", "manhattan", "hilbert", "morton", "snake")
 ALIGNMENTS = ("rows", "pool", "tile")
 MODES = ("parallel", "sequential")
 FEATURES = ("classifier", "efficientnet", "inception")
-INTERRUPTED = 128 + signal.SIGINT  # the exit code a shell gives to a command ended by Ctrl-C
 
 
 class Parser(argparse.ArgumentParser):

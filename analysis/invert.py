@@ -10,7 +10,6 @@ for every query where each head of both networks looks. Several give a folder ea
 
 import argparse
 import json
-import signal
 import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -29,11 +28,9 @@ from analysis.perceptual import choose_distance
 from analysis.pictures import files_in
 from analysis.similarity import Distance
 from sagan_base.checkpoint import model_file
-from sagan_base.cli import usage_errors
+from sagan_base.cli import INTERRUPTED, usage_errors
 from sagan_base.options import Parser
 from sagan_base.provenance import command_line, provenance
-
-INTERRUPTED = 128 + signal.SIGINT  # the exit code a shell gives to a command ended by Ctrl-C
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,8 +1,11 @@
 """What every command line here shares: how a mistake of the caller is reported."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+INTERRUPTED = 128 + signal.SIGINT  # the exit code a shell gives to a command ended by Ctrl-C
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def _prepare(arguments: argparse.Namespace, place: Processes) -> TrainingRun | N
         if place.is_first:
             print(json.dumps(config.to_dict(), indent=2))
         return None
-    if arguments.features is not None:
+    if arguments.features is not None and place.is_first:  # it alone evaluates
         check_evaluation(data, arguments.features, arguments.num_samples, arguments.weights)
     out = arguments.out or default_folder(config)
     if out.exists() and not out.is_dir():

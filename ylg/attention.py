@@ -8,13 +8,10 @@ from __future__ import annotations
 import math
 from numbers import Real
 
-import torch
 from torch import Tensor
 
-from ylg.backends import announce, choose_backend, load_backend
+from ylg.backends import DTYPES, automatic_backend, load_backend
 from ylg.plan import AttentionPlan
-
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def sparse_attention(
@@ -51,9 +48,7 @@ def sparse_attention(
     if scale is None:
         scale = 1 / math.sqrt(queries.shape[-1])
     if backend == "auto":
-        device, head_dim = queries.device.type, max(queries.shape[-1], values.shape[-1])
-        announce(device, head_dim)
-        backend, _ = choose_backend(device, head_dim)
+        backend = automatic_backend(queries.device.type, max(queries.shape[-1], values.shape[-1]))
     attend = load_backend(backend)
     plan = plan if plan.device == queries.device else plan.to(queries.device)
     return attend(queries, keys, values, plan, float(scale), return_attention)
@@ -61,7 +56,7 @@ def sparse_attention(
 
 def check_scale(scale: object) -> None:
     """Raises ValueError unless it is a number or None: a tensor would lose its gradient without a word."""
-    if scale is not None and (isinstance(scale, (Tensor, bool)) or not isinstance(scale, Real)):
+    if scale is not None and (isinstance(scale, bool) or not isinstance(scale, Real)):
         raise ValueError(
             f"scale must be a number or None, got {type(scale).__name__}; for a learnable temperature multiply the "
             f"queries by it"

@@ -102,9 +102,9 @@ class SparseAttention2d(nn.Module):
         check_scale(scale)
         layout = head_steps(pattern, num_heads)  # before the channels: heads that fit no pattern never fit those
         if qk_channels is None:
-            qk_channels = -(-max(channels // 8, 8) // num_heads) * num_heads
+            qk_channels = _multiple_above(max(channels // 8, 8), num_heads)
         if v_channels is None:
-            v_channels = -(-max(channels // 2, 8) // num_heads) * num_heads
+            v_channels = _multiple_above(max(channels // 2, 8), num_heads)
         for name, size in (("qk_channels", qk_channels), ("v_channels", v_channels)):
             if not is_whole(size) or size < 1:
                 raise ValueError(f"{name}={size!r} must be a whole number from 1 up, a multiple of {num_heads}")
@@ -178,6 +178,10 @@ class SparseAttention2d(nn.Module):
             f"order={self.order!r}, alignment={self.alignment!r}, mode={self.mode!r}, pool={self.pool}, "
             f"scale={self.scale}, backend={self.backend!r}"
         )
+
+
+def _multiple_above(least: int, of: int) -> int:
+    return -(-least // of) * of
 
 
 def _chained_steps(layout: list[tuple[Pattern, int]]) -> list[list[int]]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ylg import planner
-from ylg.reach import dense_stack
+from ylg.reach import bool_array, dense_stack
 
 _TENSORS = ("query_index", "key_index", "tile_mask")
 Made = TypeVar("Made")
@@ -256,16 +256,8 @@ def _kept(digest: str, build: Callable[[], AttentionPlan]) -> AttentionPlan:
 
 
 def _read_masks(masks) -> list[sp.csr_array]:
-    if isinstance(masks, Tensor):
-        if masks.layout != torch.strided:
-            raise ValueError(f"head masks of layout {masks.layout}: pass masks.to_dense(), or scipy.sparse arrays")
-        if masks.dtype != torch.bool:  # before .numpy(), which has no bfloat16
-            dtype = str(masks.dtype).removeprefix("torch.")
-            raise ValueError(f"head masks must be bool (True = may attend), got {dtype}: use masks.bool()")
-        masks = masks.detach().cpu().numpy()
-    if isinstance(masks, np.ndarray):
-        if masks.dtype != bool:
-            raise ValueError(f"head masks must be bool (True = may attend), got {masks.dtype}: use masks.bool()")
+    if isinstance(masks, (Tensor, np.ndarray)):
+        masks = bool_array(masks, "head masks must be bool (True = may attend), got {}: use masks.bool()")
         if masks.ndim != 3 or 0 in masks.shape:
             raise ValueError(
                 f"head masks must have the shape [num_heads, num_queries, num_keys], none of them 0, "

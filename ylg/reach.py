@@ -14,6 +14,7 @@ from torch import Tensor
 
 Masks = Tensor | np.ndarray | Sequence[csr_array]
 
+_NO_STEP = "step {} is of {{}}; masks are bool, True = may attend (use `mask > 0`)"
 _BUDGET = 1 << 25  # bytes of temporary storage in one piece of the work
 
 
@@ -27,7 +28,7 @@ def sparse_steps(masks: Masks) -> tuple[csr_array, ...]:
         ValueError: not bool, not square, of different sizes, or no step at all.
     """
     if isinstance(masks, Tensor):
-        masks = _array(masks, "step 1")
+        masks = bool_array(masks, _NO_STEP.format(1))
     if not isinstance(masks, Iterable):
         raise ValueError(f"masks must be bool [num_steps, n, n] or a sequence of steps, got {type(masks).__name__}")
     if isinstance(masks, np.ndarray) and masks.ndim != 3:
@@ -48,22 +49,23 @@ def dense_stack(masks: Sequence[csr_array]) -> np.ndarray:
     return dense
 
 
-def _array(masks: Tensor, name: str) -> np.ndarray:
-    """Refuses what has no NumPy equivalent (bfloat16, torch's sparse layouts) like any other wrong type."""
-    if masks.layout != torch.strided:
-        raise ValueError(f"{name} is a tensor of layout {masks.layout}; pass masks.to_dense(), or scipy.sparse arrays")
-    if masks.dtype != torch.bool:
-        dtype = str(masks.dtype).removeprefix("torch.")
-        raise ValueError(f"{name} is of {dtype}; masks are bool, True = may attend (use `mask > 0`)")
-    return masks.detach().cpu().numpy()
+def bool_array(masks: Tensor | np.ndarray | csr_array, refusal: str) -> np.ndarray | csr_array:
+    """Masks that are bool, as an array where they are a tensor.
+
+    Raises:
+        ValueError: another dtype (``refusal`` with its name in place of {}), or a tensor of a sparse layout.
+    """
+    if isinstance(masks, Tensor) and masks.layout != torch.strided:
+        raise ValueError(f"masks of layout {masks.layout} are not read; pass masks.to_dense(), or scipy.sparse arrays")
+    dtype = str(masks.dtype).removeprefix("torch.")
+    if dtype != "bool":  # before .numpy(), which has no bfloat16
+        raise ValueError(refusal.format(dtype))
+    return masks.detach().cpu().numpy() if isinstance(masks, Tensor) else masks
 
 
 def _sparse_step(step: object, index: int) -> csr_array:
-    if isinstance(step, Tensor):
-        step = _array(step, f"step {index}")
-    step = step if hasattr(step, "tocsr") else np.asarray(step)
-    if step.dtype != bool:
-        raise ValueError(f"step {index} is of {step.dtype}; masks are bool, True = may attend (use `mask > 0`)")
+    step = step if isinstance(step, Tensor) or hasattr(step, "tocsr") else np.asarray(step)
+    step = bool_array(step, _NO_STEP.format(index))
     if step.ndim != 2 or step.shape[0] != step.shape[1] or step.shape[0] < 1:
         raise ValueError(f"step {index} has shape {step.shape}; a step is [n, n] over the same n positions")
     sparse = csr_array(step)

@@ -9,11 +9,10 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-
 from sagan_base.checkpoint import build_networks, load_checkpoint
 from sagan_base.cli import usage_errors
 from sagan_base.data import ImageData, load_data
+from sagan_base.distributed import find_device
 from sagan_base.generator import Generator
 from sagan_base.metrics.class_accuracy import CLASS_ACCURACY, class_accuracy, svm_accuracy, train_svm
 from sagan_base.metrics.evaluate import check_evaluation, evaluate
@@ -46,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, metavar="DIR", help="for classifiers and statistics of real images "
                         "(default: $YLG_CACHE, or ylg in the user's cache folder)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
     return parser
 
 
@@ -63,23 +62,15 @@ def main(argv: list[str] | None = None) -> int:
         spec, channels = arguments.data or config.data, config.model.image_channels
         data = load_data(spec, trained.resolution, channels, cache=arguments.cache)
         for name in arguments.features:
-            check_evaluation(data, name, arguments.num_samples, weights.get(name))
-        if trained.num_classes not in (1, data.num_classes):
-            raise ValueError(
-                f"the model has {trained.num_classes} classes and {data.name} {data.num_classes}; measure it on the "
-                "data it was trained on"
-            )
-        try:
-            torch.empty(0, device=arguments.device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"--device {arguments.device}: {str(error).splitlines()[0]}") from None
+            check_evaluation(data, name, arguments.num_samples, weights.get(name), trained)
+        device = find_device(arguments.device)
         if arguments.json:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
     print(data.describe(), file=sys.stderr)
     generators = {"trained": trained}
     if arguments.untrained:
         generators["untrained"] = build_networks(config)[0]
-    figures = {column: _measure(g.to(arguments.device), data, arguments) for column, g in generators.items()}
+    figures = {column: _measure(g.to(device), data, arguments) for column, g in generators.items()}
     print(_table(figures))
     if CLASS_ACCURACY in figures["trained"]:
         print(_reference(spec, data, channels, arguments.cache))

@@ -97,7 +97,6 @@ def classifier_for(data: ImageData, cache: Path, config: ClassifierConfig | None
         ValueError: fewer than two classes, or too few images to hold some out.
     """
     config = config or ClassifierConfig()
-    check_classifier_data(data, config)
     fields = "-".join(f"{value:g}" for value in asdict(config).values())
     path = cache / "classifiers" / f"{data.name}-{data.fingerprint[:16]}-{fields}.safetensors"
     if not path.exists():
@@ -122,6 +121,7 @@ def load_classifier(path: str | Path) -> tuple[Classifier, float]:
 
 def train_classifier(data: ImageData, config: ClassifierConfig, progress: bool = True) -> tuple[Classifier, float]:
     """Train from the seed, without touching the caller's random numbers; returns the network and its accuracy."""
+    check_classifier_data(data, config)
     training, held_out = _split(data.labels.cpu(), config.held_out)
     steps = min(max(config.epochs * len(training) // config.batch_size, config.min_steps), config.max_steps)
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():

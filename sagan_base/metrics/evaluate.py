@@ -75,17 +75,7 @@ def evaluate(
         ValueError: fewer than 10 samples, data of another size than the generator's images, no such features.
     """
     num_samples = min(len(data), MOST_REAL_IMAGES) if num_samples is None else num_samples
-    check_evaluation(data, features, num_samples, weights)
-    if generator.resolution != data.resolution:
-        raise ValueError(
-            f"the generator makes {generator.resolution}x{generator.resolution} images, {data.name} was loaded at "
-            f"{data.resolution}x{data.resolution}; load the data at the generator's size"
-        )
-    if generator.num_classes not in (1, data.num_classes):
-        raise ValueError(
-            f"the generator has {generator.num_classes} classes, {data.name} has {data.num_classes}; "
-            "evaluate on the data it was trained on"
-        )
+    _check_samples(data, num_samples, generator)
     cache = Path(cache) if cache else default_cache()
     choice = choose_features(features, data, cache, weights)
     device = next(generator.parameters()).device
@@ -99,21 +89,39 @@ def evaluate(
 
 
 def check_evaluation(
-    data: ImageData, features: str, num_samples: int | None = None, weights: Path | None = None
+    data: ImageData,
+    features: str,
+    num_samples: int | None = None,
+    weights: Path | None = None,
+    generator: Generator | None = None,
 ) -> None:
     """What ``evaluate`` would refuse, found out before any work; trains no classifier.
 
     Raises:
         ValueError: as ``evaluate``.
     """
+    _check_samples(data, num_samples, generator)
+    if features == "classifier" and weights is None:
+        check_classifier_data(data)
+    else:
+        choose_features(features, data, Path(), weights)
+
+
+def _check_samples(data: ImageData, num_samples: int | None, generator: Generator | None) -> None:
     if num_samples is not None and num_samples < 10:
         raise ValueError(f"num_samples={num_samples} is too few to estimate anything; use 500 or more")
-    if features != "classifier":
-        choose_features(features, data, Path(), weights)
-    elif weights is not None:
-        raise ValueError(f"weights={weights}: the classifier's weights are trained on {data.name}, not given")
-    else:
-        check_classifier_data(data)
+    if generator is None:
+        return
+    if generator.resolution != data.resolution:
+        raise ValueError(
+            f"the generator makes {generator.resolution}x{generator.resolution} images, {data.name} was loaded at "
+            f"{data.resolution}x{data.resolution}; load the data at the generator's size"
+        )
+    if generator.num_classes not in (1, data.num_classes):
+        raise ValueError(
+            f"the generator has {generator.num_classes} classes, {data.name} has {data.num_classes}; "
+            "evaluate on the data it was trained on"
+        )
 
 
 def measures(features: Tensor, logits: Tensor, real: RealStatistics) -> dict[str, float]:

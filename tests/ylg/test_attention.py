@@ -371,8 +371,8 @@ def test_a_gpu_without_triton_is_announced_once(monkeypatch):
     monkeypatch.setattr(backends, "_ANNOUNCED", set())
     assert backends.choose_backend("cuda")[0] == "tiles"
     with pytest.warns(RuntimeWarning, match="triton is not installed"):
-        backends.announce("cuda")
-    backends.announce("cuda")  # a second warning would be an error
+        backends.automatic_backend("cuda")
+    backends.automatic_backend("cuda")  # a second warning would be an error
 
 
 def test_a_triton_too_old_for_narrow_heads_is_announced_once(monkeypatch):
@@ -384,8 +384,8 @@ def test_a_triton_too_old_for_narrow_heads_is_announced_once(monkeypatch):
         monkeypatch.setattr(backends, "TRITON_VERSION", version)
         assert backends.choose_backend("cuda")[0] == chosen
     with pytest.warns(RuntimeWarning, match=r"because triton is 3\.4; the fused kernels need 3\.5 or newer"):
-        backends.announce("cuda")
-    backends.announce("cuda")
+        backends.automatic_backend("cuda")
+    backends.automatic_backend("cuda")
 
 
 def test_heads_too_wide_for_the_kernels_take_tiles_and_say_so_once(monkeypatch):
@@ -395,10 +395,10 @@ def test_heads_too_wide_for_the_kernels_take_tiles_and_say_so_once(monkeypatch):
     monkeypatch.setattr(backends, "TRITON_VERSION", None)
     monkeypatch.setattr(backends, "_ANNOUNCED", set())
     assert [backends.choose_backend("cuda", dim)[0] for dim in (1, 128, 129)] == ["triton", "triton", "tiles"]
-    backends.announce("cuda", 128)  # a warning would be an error
+    backends.automatic_backend("cuda", 128)  # a warning would be an error
     with pytest.warns(RuntimeWarning, match="no head dims above 128"):
-        backends.announce("cuda", 192)
-    backends.announce("cuda", 192)
+        backends.automatic_backend("cuda", 192)
+    backends.automatic_backend("cuda", 192)
 
 
 def test_what_does_not_fit_the_plan_is_refused_by_name():

@@ -16,6 +16,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
+import torch
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 TRITON_FROM = (3, 5)  # older compilers refuse matrix products of fewer than 16 channels, and all in float64
 
@@ -86,12 +89,10 @@ def choose_backend(device_type: str, head_dim: int = 1) -> tuple[str, str]:
 _ANNOUNCED: set[str] = set()
 
 
-def announce(device_type: str, head_dim: int = 1) -> None:
-    """Warns, once per process and reason, when automatic choice gives a device less than its best backend."""
-    if device_type != "cuda":
-        return
+def automatic_backend(device_type: str, head_dim: int = 1) -> str:
+    """What ``choose_backend`` takes; warns, once per process and reason, where that is less than a device's best."""
     backend, reason = choose_backend(device_type, head_dim)
-    if backend == "triton" or reason in _ANNOUNCED:
-        return
-    _ANNOUNCED.add(reason)
-    warnings.warn(f"sparse attention on {device_type} tensors runs on {reason}", RuntimeWarning, stacklevel=4)
+    if device_type == "cuda" and backend != "triton" and reason not in _ANNOUNCED:
+        _ANNOUNCED.add(reason)
+        warnings.warn(f"sparse attention on {device_type} tensors runs on {reason}", RuntimeWarning, stacklevel=4)
+    return backend

@@ -61,11 +61,11 @@ def second_gradients(
         layout.make_edges()
 
     def attend(*inputs):
-        return plain_attention(*map(_wide, inputs), plan, scale, with_map)
+        return plain_attention(*map(wide, inputs), plan, scale, with_map)
 
     def gradients(queries, keys, values, *d_outputs):
         _, pull = torch.func.vjp(attend, queries, keys, values)
-        return pull(tuple(map(_wide, d_outputs)))
+        return pull(tuple(map(wide, d_outputs)))
 
     with torch.autocast(queries.device.type, enabled=False):
         d_outputs = (d_out, d_attention) if with_map else (d_out,)
@@ -74,7 +74,8 @@ def second_gradients(
     return d_d_out, d_d_attention, *d_inputs
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32, which they are computed in; others as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 

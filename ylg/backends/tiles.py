@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ylg.backends.differentiable import second_gradients, vmap_over_batch
+from ylg.backends.differentiable import second_gradients, vmap_over_batch, wide
 from ylg.backends.tile_layout import TileLayout, tile_layout
 from ylg.plan import AttentionPlan, groups_of_arguments, plan_of_arguments
 
@@ -40,8 +40,7 @@ def tiles_attention(
         dtype = torch.get_autocast_dtype(device)
         queries, keys, values = queries.to(dtype), keys.to(dtype), values.to(dtype)
     given = queries.dtype
-    if given in (torch.float16, torch.bfloat16):
-        queries, keys, values = queries.float(), keys.float(), values.float()
+    queries, keys, values = map(wide, (queries, keys, values))
     attend = _tiles_operator if torch.compiler.is_compiling() else _TilesAttention.apply
     with torch.autocast(device, enabled=False):
         out, _, attention = attend(queries, keys, values, plan, scale, return_attention)

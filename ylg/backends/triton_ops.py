@@ -22,13 +22,13 @@ import torch
 import triton
 from torch import Tensor
 
-from ylg.backends import TRITON_HEAD_DIM, choose_backend
+from ylg.backends import DTYPES, TRITON_HEAD_DIM, choose_backend
 from ylg.backends import triton_kernels as kernels
 from ylg.backends.differentiable import second_gradients
 from ylg.backends.tile_table import TileTable, tile_table
 from ylg.plan import AttentionPlan, plan_of_arguments
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+ON_CUDA, WHY = choose_backend("cuda")  # "triton", unless the installed one is too old
 LOG2_E = log2(e)  # the kernels' softmax runs in base 2
 NOT_OF_MERGE = ("BLOCK_COLUMNS", "ONE_BLOCK", "ROWS_LAST")
 
@@ -52,8 +52,8 @@ def triton_attention(
     device = queries.device.type
     if device != "cuda" and not kernels.INTERPRETED.value:
         raise ValueError(f"backend='triton' needs CUDA tensors, got {device}; use backend='tiles' there")
-    if device == "cuda" and (choice := choose_backend(device))[0] != "triton":
-        raise ValueError(f"backend='triton' cannot be had; use backend='auto', which takes {choice[1]}")
+    if device == "cuda" and ON_CUDA != "triton":
+        raise ValueError(f"backend='triton' cannot be had; use backend='auto', which takes {WHY}")
     if torch.is_autocast_enabled(device) and queries.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         queries, keys, values = queries.to(dtype), keys.to(dtype), values.to(dtype)
