@@ -16,13 +16,13 @@ from sagan_base.training import train
 from sagan_base.updates import LOSSES
 
 SCRIPT = """
-import os, sys, torch
+import json, os, pathlib, sys, torch
 from sagan_base.config import RunConfig
 from sagan_base.data import ImageData
 from sagan_base.training import train
 from sagan_base.updates import Updates
 
-config = RunConfig.from_dict(eval(sys.argv[2]))
+config = RunConfig.from_dict(json.loads(sys.argv[2]))
 generator = torch.Generator().manual_seed(0)
 images = torch.randint(256, (30, 1, 16, 16), generator=generator, dtype=torch.uint8)
 data = ImageData("noise", images, torch.arange(30) % 3, ("zero", "one", "two"))
@@ -34,21 +34,23 @@ if "fail-once" in sys.argv and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "
         return step(self, number)
     Updates.step = failing
 result = train(config, data, sys.argv[1], lambda generator, step: {"rank": float(os.environ["RANK"])}, progress=False)
-print("rank", os.environ["RANK"], "resumed from", result.resumed_from, "metrics", result.metrics["rank"], flush=True)
+said = {"resumed_from": result.resumed_from, "evaluated_by": result.metrics["rank"]}
+pathlib.Path(__file__).with_name("rank-" + os.environ["RANK"] + ".json").write_text(json.dumps(said))
 """
 
 
-def torchrun(tmp_path: Path, out: Path, config, *flags: str, restarts: int = 0) -> str:
-    """Run the script in two gloo processes; returns what they printed."""
+def torchrun(tmp_path: Path, out: Path, config, *flags: str, restarts: int = 0) -> list[dict]:
+    """Run the script in two gloo processes; returns what each of them says of its training."""
+    # Each says it in a file of its own: on one standard output, two processes' lines may come out mixed.
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     launcher += [f"--max-restarts={restarts}", "--monitor-interval=0.2"]
-    command = [*launcher, str(script), str(out), repr(config.to_dict()), *flags]
+    command = [*launcher, str(script), str(out), json.dumps(config.to_dict()), *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_two_processes_have_the_losses_of_one_and_only_the_first_writes(tmp_path
     out = tmp_path / "together"
     said = torchrun(tmp_path, out, config)
     assert_same_training(out, alone)
-    assert said.count("metrics 0.0") == 2  # evaluated in process 0, known in both
+    assert [each["evaluated_by"] for each in said] == [0.0, 0.0]  # evaluated in process 0, known in both
     assert len(list((out / "tensorboard").iterdir())) == 1
     (session,) = json.loads((out / "config.json").read_text())["sessions"]
     assert session["processes"] == 2
@@ -84,7 +86,7 @@ def test_two_processes_have_the_losses_of_one_and_only_the_first_writes(tmp_path
 def test_an_elastic_restart_goes_on_from_the_newest_checkpoint(tmp_path, config, alone):
     out = tmp_path / "restarted"
     said = torchrun(tmp_path, out, config, "fail-once", restarts=1)
-    assert said.count("resumed from 2") == 2
+    assert [each["resumed_from"] for each in said] == [2, 2]
     assert_same_training(out, alone)
 
 
