@@ -375,24 +375,10 @@ def test_a_gpu_without_triton_is_announced_once(monkeypatch):
     backends.automatic_backend("cuda")  # a second warning would be an error
 
 
-def test_a_triton_too_old_for_narrow_heads_is_announced_once(monkeypatch):
-    from ylg import backends
-
-    monkeypatch.setattr(backends, "TRITON_INSTALLED", True)
-    monkeypatch.setattr(backends, "_ANNOUNCED", set())
-    for version, chosen in ((None, "triton"), ((3, 5), "triton"), ((4, 0), "triton"), ((3, 4), "tiles")):
-        monkeypatch.setattr(backends, "TRITON_VERSION", version)
-        assert backends.choose_backend("cuda")[0] == chosen
-    with pytest.warns(RuntimeWarning, match=r"because triton is 3\.4; the fused kernels need 3\.5 or newer"):
-        backends.automatic_backend("cuda")
-    backends.automatic_backend("cuda")
-
-
 def test_heads_too_wide_for_the_kernels_take_tiles_and_say_so_once(monkeypatch):
     from ylg import backends
 
     monkeypatch.setattr(backends, "TRITON_INSTALLED", True)
-    monkeypatch.setattr(backends, "TRITON_VERSION", None)
     monkeypatch.setattr(backends, "_ANNOUNCED", set())
     assert [backends.choose_backend("cuda", dim)[0] for dim in (1, 128, 129)] == ["triton", "triton", "tiles"]
     backends.automatic_backend("cuda", 128)  # a warning would be an error

@@ -379,6 +379,7 @@ def test_kernels_compile_for_hopper_and_keep_their_tiles_in_registers(repository
     assert done.returncode == 0, done.stderr
     rows = {row["kernel"]: row for row in map(json.loads, done.stdout.splitlines())}
     assert rows.keys() >= {"forward", "query_gradient", "key_value_gradient", "attention_map"}
-    assert all(row["spills"] <= 64 and row["programs"] >= 2 for row in rows.values()), rows
+    programs = 1 if dtype == "float64" and triton_kernels.BEFORE_3_5.value else 2  # there products are written out
+    assert all(row["spills"] <= 64 and row["programs"] >= programs for row in rows.values()), rows
     if dtype == "float32":
         assert all(row["tensor"] == 0 for row in rows.values()), "tensor cores would round float32 to TF32"

@@ -13,26 +13,11 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
-TRITON_FROM = (3, 5)  # older compilers refuse matrix products of fewer than 16 channels, and all in float64
-
-
-def _triton_version() -> tuple[int, int] | None:
-    """Of the installed package, without importing it; None where its builder gave it another name."""
-    for name in ("triton", "pytorch-triton", "triton-windows"):
-        with suppress(PackageNotFoundError, ValueError):
-            major, minor, *_ = version(name).split(".")
-            return int(major), int(minor)
-    return None
-
-
-TRITON_VERSION = _triton_version()
 
 
 def _tiles(*arguments):
@@ -78,9 +63,6 @@ def choose_backend(device_type: str, head_dim: int = 1) -> tuple[str, str]:
         return "tiles", "tiles (plain torch)"
     if not TRITON_INSTALLED:
         return "tiles", "tiles (plain torch, because triton is not installed; pip install triton for fused kernels)"
-    if TRITON_VERSION is not None and TRITON_VERSION < TRITON_FROM:
-        has, needed = (".".join(map(str, numbers)) for numbers in (TRITON_VERSION, TRITON_FROM))
-        return "tiles", f"tiles (plain torch, because triton is {has}; the fused kernels need {needed} or newer)"
     if head_dim > TRITON_HEAD_DIM:
         return "tiles", f"tiles (plain torch, because the fused kernels take no head dims above {TRITON_HEAD_DIM})"
     return "triton", f"triton (fused kernels; tiles for head dims above {TRITON_HEAD_DIM})"

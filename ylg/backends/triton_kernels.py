@@ -27,9 +27,13 @@ def matrix_product(x, y, total, ACC: tl.constexpr):
     x = x.to(y.dtype)
     if INTERPRETED:  # numpy has no bfloat16: its bits would be multiplied as integers; float32 products are exact here
         x, y = x.to(ACC), y.to(ACC)
-    return tl.dot(x, y, total, input_precision="ieee", out_dtype=ACC)
+    if BEFORE_3_5 and x.dtype == tl.float64:  # its tl.dot knows no float64
+        return total + tl.sum(x[:, :, None] * y[None, :, :], 1)
+    else:
+        return tl.dot(x, y, total, input_precision="ieee", out_dtype=ACC)
 
 
+BEFORE_3_5 = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 5))  # torch before 2.9
 INTERPRETED = tl.constexpr(not isinstance(matrix_product, triton.runtime.JITFunction))
 
 

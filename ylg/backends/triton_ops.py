@@ -22,13 +22,12 @@ import torch
 import triton
 from torch import Tensor
 
-from ylg.backends import DTYPES, TRITON_HEAD_DIM, choose_backend
+from ylg.backends import DTYPES, TRITON_HEAD_DIM
 from ylg.backends import triton_kernels as kernels
 from ylg.backends.differentiable import second_gradients
 from ylg.backends.tile_table import TileTable, tile_table
 from ylg.plan import AttentionPlan, plan_of_arguments
 
-ON_CUDA, WHY = choose_backend("cuda")  # "triton", unless the installed one is too old
 LOG2_E = log2(e)  # the kernels' softmax runs in base 2
 NOT_OF_MERGE = ("BLOCK_COLUMNS", "ONE_BLOCK", "ROWS_LAST")
 
@@ -52,8 +51,6 @@ def triton_attention(
     device = queries.device.type
     if device != "cuda" and not kernels.INTERPRETED.value:
         raise ValueError(f"backend='triton' needs CUDA tensors, got {device}; use backend='tiles' there")
-    if device == "cuda" and ON_CUDA != "triton":
-        raise ValueError(f"backend='triton' cannot be had; use backend='auto', which takes {WHY}")
     if torch.is_autocast_enabled(device) and queries.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         queries, keys, values = queries.to(dtype), keys.to(dtype), values.to(dtype)
@@ -112,7 +109,8 @@ def _constants(dim_qk: int, dim_v: int | None, size: int, block_rows: int, max_c
     instructions and registers) and needs no barrier between warps. Wider heads take more warps and, where products
     run on ordinary units, fewer columns at a time; chosen so that little spills, by benchmarks/kernel_report.py.
     """
-    smallest = 8 if size == 2 else 1  # channels that a matrix product can have in its result
+    # channels that a matrix product can have in its result
+    smallest = 16 if kernels.BEFORE_3_5.value else 8 if size == 2 else 1
     padded = [max(smallest, triton.next_power_of_2(dim)) for dim in (dim_qk, dim_v) if dim is not None]
     channels = sum(padded)
     block_columns = 16 if max_columns <= 16 or (size > 2 and channels > 64) else 32
