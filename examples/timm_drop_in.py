@@ -45,7 +45,7 @@ def make_sparse(model: VisionTransformer, pattern: str = "ltr_rtl", order: str =
         ValueError: the heads do not divide among the pattern's steps, or the attention has parts that would be lost.
     """
     for block in model.blocks:
-        if block.attn.attn_drop.p or block.attn.gate is not None:
+        if block.attn.attn_drop.p or getattr(block.attn, "gate", None) is not None:
             raise ValueError("attention dropout and gates are not part of sparse attention; build the model without")
         masks = ylg.head_masks(pattern, model.patch_embed.grid_size, num_heads=block.attn.num_heads, order=order)
         prefix = model.num_prefix_tokens

@@ -205,9 +205,7 @@ def _parallel(network: nn.Module, place: Processes) -> nn.Module:
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # new, deprecated name
     device_ids = [place.device] if place.device.type == "cuda" else None
-    # The processes start equal, from the seed or from process 0's checkpoint. Sending everything once more would fail
-    # on a buffer alone of its dtype whose strides are unusual, such as the mask of a dense plan in channels-last.
-    return DistributedDataParallel(network, device_ids=device_ids, init_sync=False, **{name: False})
+    return DistributedDataParallel(network, device_ids=device_ids, **{name: False})
 
 
 def _without_exchange(network: nn.Module, last: bool) -> nullcontext:

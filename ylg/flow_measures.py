@@ -140,7 +140,8 @@ def _vertex_disjoint_paths(steps: Steps, sources: np.ndarray, targets: np.ndarra
         heads.append(entry[t + 1, rows])
     tails += [np.full(len(sources), source), leave[-1, targets]]
     heads += [entry[0, sources], np.full(len(targets), target)]
-    tail, head = np.concatenate(tails), np.concatenate(heads)
+    # of 32 bits, because SciPy 1.12 computes no flow on wider indices
+    tail, head = np.concatenate(tails).astype(np.int32), np.concatenate(heads).astype(np.int32)
     size = (2 * layers * n + 2, 2 * layers * n + 2)
     network = coo_array((np.ones(len(tail), dtype=np.int32), (tail, head)), shape=size).tocsr()
     return int(maximum_flow(network, source, target).flow_value)

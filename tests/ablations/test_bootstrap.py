@@ -1,5 +1,7 @@
 """Distances against scipy's matrix square root; intervals against scipy's bootstrap and against their coverage."""
 
+from inspect import signature
+
 import numpy as np
 import pytest
 from scipy import linalg, stats
@@ -55,13 +57,14 @@ def test_with_seeds_alone_the_interval_is_scipys_percentile_interval(monkeypatch
     dense = dict(enumerate(random.normal(6, 1, 12)))
     monkeypatch.setattr(bootstrap.stats.t, "ppf", lambda q, df: 0.0)  # without it the interval is Student's, wider
     ours = paired_difference(row, dense, {}, {}, resamples=20_000)
+    generator = "rng" if "rng" in signature(stats.bootstrap).parameters else "random_state"  # SciPy before 1.15
     theirs = stats.bootstrap(
         (np.array(list(row.values())), np.array(list(dense.values()))),
         lambda a, b, axis: np.mean(a - b, axis=axis),
         paired=True,
         method="percentile",
         n_resamples=20_000,
-        rng=np.random.default_rng(0),
+        **{generator: np.random.default_rng(0)},
     ).confidence_interval
     assert not ours.over_samples
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
