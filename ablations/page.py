@@ -244,7 +244,10 @@ def command(record: Record) -> str:
 
 def _masks(record: Record) -> str:
     run = _experiment(record)
-    pictures = mask_pictures(run) if run else []
+    try:
+        pictures = mask_pictures(run) if run else []
+    except ValueError as error:  # a pattern or order of the user's that this process does not know
+        return f'<p class="note">no drawing: {html.escape(str(error))}</p>'
     if not pictures:
         return '<p class="note">no attention, no masks</p>' if record.config["model"]["attention"] is None else ""
     figures = []

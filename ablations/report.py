@@ -23,7 +23,7 @@ from ablations.rows import PAPER_ROWS, ROWS
 from ablations.summary import compare, dense_pairs, readable, summarise
 from ablations.table import markdown
 from sagan_base.atomic import atomic_write
-from sagan_base.cli import usage_errors
+from sagan_base.cli import usage_errors, writable_folder
 
 SHIPPED = Path(__file__).resolve().parent / "results" / "digits"
 SMALL_FILES = (RESULT, "config.json", "initial.json", "metrics.jsonl", "samples.png", FEATURES)
@@ -45,11 +45,12 @@ def main(argv: list[str] | None = None) -> int:
         records = checked_records(options.runs, options.baseline, options.resamples)
         if options.readme:
             readme_parts(options.readme)
+        out = options.collect or options.out or options.runs
+        writable_folder("--collect" if options.collect else "--out", out)
     if options.collect:
-        collect(records, options.collect)
-        print(f"{len(records)} runs collected in {options.collect}")
+        collect(records, out)
+        print(f"{len(records)} runs collected in {out}")
         return 0
-    out = options.out or options.runs
     dense = dense_pairs(records, options.baseline)
     pairs = dense + [pair for question in QUESTIONS for pair in question.pairs]
     found = compare(records, pairs, options.resamples, progress=sys.stderr.isatty())

@@ -11,6 +11,7 @@ is rebuilt from the folders, so results of several machines merge by copying fol
 
 import argparse
 import os
+import shlex
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,15 +28,15 @@ from ablations.schedule import listing, plan, slurm_script
 from ablations.sizes import require_equal_sizes
 from ablations.table import brief, write_table
 from sagan_base.checkpoint import CHECKPOINT_FOLDER, newest_step
-from sagan_base.cli import INTERRUPTED, usage_errors
+from sagan_base.cli import INTERRUPTED, usage_errors, writable_folder
 from sagan_base.config import RECIPES
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes, processes
 from sagan_base.metrics.evaluate import check_evaluation
 from sagan_base.training import TrainingInterrupted, TrainingStopped, check_data, folder_problem
+from ylg.heads import ALIGNMENTS
+from ylg.orders import ORDERS
 
-ORDERS = ("raster", "manhattan", "hilbert", "morton", "snake")
-ALIGNMENTS = ("rows", "pool", "tile")
 MODES = ("parallel", "sequential")
 FEATURES = ("classifier", "efficientnet", "inception")
 
@@ -58,9 +59,9 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--pattern", help="one row: dense, fixed, ltr, rtl, ltr_rtl, strided, strided_original, ...")
     order = which.add_mutually_exclusive_group()
     order.add_argument("--esa", action="store_true", help="enumerate cells by Manhattan distance (default: raster)")
-    order.add_argument("--order", choices=ORDERS, help="another enumeration; --esa is --order manhattan")
+    order.add_argument("--order", choices=list(ORDERS), help="another enumeration; --esa is --order manhattan")
     which.add_argument("--heads", type=int, help="attention heads of --pattern (default: 8)")
-    which.add_argument("--alignment", choices=ALIGNMENTS, help="of --pattern (default: rows, as published)")
+    which.add_argument("--alignment", choices=list(ALIGNMENTS), help="of --pattern (default: rows, as published)")
     which.add_argument("--mode", choices=MODES, help="of --pattern (default: parallel, as published)")
     which.add_argument("--all", action="store_true", help="the paper's five rows")
     which.add_argument("--extended", action="store_true", help=f"the paper's rows and {len(EXTENDED_ROWS)} more")
@@ -179,15 +180,14 @@ def check(asked: Request, data: ImageData) -> None:
     """Everything that can be refused before the first step, now that the data is known.
 
     Raises:
-        OSError: --out cannot be a folder.
-        ValueError: networks that cannot be built, unequal sizes where the paper compares equal ones, features that
-            cannot be had, or folders that hold something else.
+        ValueError: an --out that cannot be written, networks that cannot be built, unequal sizes where the paper
+            compares equal ones, features that cannot be had, or folders that hold something else.
     """
     for name in asked.setting.features:
         check_evaluation(data, name, weights=asked.measurement.weights.get(name))
     runs = asked.experiments
     require_equal_sizes(runs, data)
-    asked.out.mkdir(parents=True, exist_ok=True)
+    writable_folder("--out", asked.out)
     for run in runs:
         config = run.config(data)
         check_data(config, data)
@@ -238,7 +238,7 @@ def finish(asked: Request, failed: list[str]) -> None:
     records = tabulate(asked.out)
     if records:
         print(f"\n{brief(records)}\n\nwritten: {asked.out / 'table.csv'}, {asked.out / 'table.md'}")
-        print(f"report:  python ablations/report.py {asked.out}")
+        print(f"report:  python ablations/report.py {shlex.quote(str(asked.out))}")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
 

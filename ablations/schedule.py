@@ -18,6 +18,7 @@ def listing(rows: tuple[Row, ...], setting: Setting, seeds: tuple[int, ...]) -> 
     """One paragraph a row: name, question, what was found, size, estimated time and memory."""
     preset, total = setting.preset, 0.0
     blocks = []
+    width = max(22, 2 + max(len(row.name) for row in rows))
     for row in rows:
         config = Experiment(row, setting, 0).config()
         cost = estimate(config)
@@ -27,7 +28,7 @@ def listing(rows: tuple[Row, ...], setting: Setting, seeds: tuple[int, ...]) -> 
         blocks.append(
             "\n".join(
                 [
-                    f"{row.name:<22}{_network(config)}",
+                    f"{row.name:<{width}}{_network(config)}",
                     f"    asks:  {row.question}",
                     f"    found: {row.found}{figures}",
                     f"    costs: {sum(parameter_counts(config)) / 1e6:.2f}M parameters; about {cost} a run",

@@ -30,7 +30,7 @@ from analysis.loading import Model, add_model_arguments
 from analysis.pictures import to_image
 from analysis.saliency import saliency
 from sagan_base.atomic import atomic_write
-from sagan_base.cli import usage_errors
+from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.options import Parser
 from sagan_base.preview import sample_sheet
 from sagan_base.provenance import provenance
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         _check_query(arguments.query, layers)
         targets = _targets(arguments, model, label)
         out = arguments.out or Path("runs") / "attention" / model.path.stem
-        out.mkdir(parents=True, exist_ok=True)
+        writable_folder("--out", out)
     print(model.describe() + (f"\n{choice}" if choice else ""))
     views = [view for target in targets for view in _views(model, target)]
     statistics, comparison = _statistics(model, arguments.seed, label, out)

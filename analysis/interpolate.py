@@ -20,7 +20,7 @@ from analysis.inversion_report import save_image, shorten
 from analysis.loading import Model, add_model_arguments, model_of
 from analysis.pictures import to_image
 from sagan_base.atomic import atomic_write
-from sagan_base.cli import usage_errors
+from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.options import Parser
 from sagan_base.preview import sample_sheet
 
@@ -73,6 +73,10 @@ def main(argv: list[str] | None = None) -> int:
         for name in ("points", "frames", "rate", "size"):
             if not getattr(arguments, name) > 0:
                 raise ValueError(f"--{name} {getattr(arguments, name)} is not positive")
+        if arguments.points < 2 and not arguments.between:
+            raise ValueError(f"--points {arguments.points} leaves nothing to walk between; give 2 or more")
+        if arguments.between and len(arguments.between) < 2:
+            raise ValueError("--between needs two latent.npz files or more: a walk goes from one code to the next")
         if arguments.seed < 0:
             raise ValueError(f"--seed {arguments.seed} is negative; use 0 or more")
         model = model_of(arguments)
@@ -80,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         points, found = _points(model, arguments.between, arguments.points, arguments.seed)
         label = label if label is not None else found
         out = arguments.out or Path("runs") / "walk" / model.path.stem
-        out.mkdir(parents=True, exist_ok=True)
+        writable_folder("--out", out)
     print(model.describe())
     codes = closed_walk(points, arguments.frames)
     images = generate(model, codes, label)

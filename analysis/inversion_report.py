@@ -177,7 +177,10 @@ def inversion_page(
     weighs = ()
     if model.discriminator.attention_layers() and loss.method == "saliency":
         weighs = weighing_heads(model, found)
-    pictures = [("the real picture, as the model sees it", target.image), ("reconstruction from z alone", found.image)]
+    pictures = [
+        (f"the {target.source} picture, as the model sees it", target.image),
+        ("reconstruction from z alone", found.image),
+    ]
     if found.tuned is not None:
         pictures.append((f"{TUNED}, {len(found.tuned_losses)} steps: not a reconstruction by z alone", found.tuned))
     pictures.append((f"difference, mean {float((found.image - target.image).abs().mean() / 2):.3f} of the range",
@@ -206,7 +209,7 @@ def inversion_page(
         frames=[(step, images[found.chosen]) for step, images in found.frames],
         curves=_curves(found),
         views=[
-            *discriminator_views(model.discriminator, target.image, "Discriminator · real", weighs),
+            *discriminator_views(model.discriminator, target.image, f"Discriminator · {target.source}", weighs),
             *generator_views(model.generator, found.latent, found.label, "Generator · reconstruction"),
             *discriminator_views(model.discriminator, found.image, "Discriminator · reconstruction"),
         ],

@@ -28,7 +28,7 @@ from analysis.perceptual import choose_distance
 from analysis.pictures import files_in
 from analysis.similarity import Distance
 from sagan_base.checkpoint import model_file
-from sagan_base.cli import INTERRUPTED, usage_errors
+from sagan_base.cli import INTERRUPTED, usage_errors, writable_folder
 from sagan_base.options import Parser
 from sagan_base.provenance import command_line, provenance
 
@@ -75,11 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
         "noise": "standard deviation of noise on z at the start",
         "patience": "stop after so many steps without improvement; 0 never",
         "seed": "of all random draws",
-        "tune_steps": "of the tuning stage",
-        "tune_learning_rate": "of the tuning stage",
     }
     for field in fields(InversionConfig):
-        if field.name in helps and not field.name.startswith("tune"):
+        if field.name in helps:
             value = getattr(PRESETS["default"], field.name)
             option = "--" + field.name.replace("_", "-")
             how.add_argument(option, type=type(value), metavar="X", help=f"{helps[field.name]} (default: {value})")
@@ -124,6 +122,15 @@ def targets_of(arguments: argparse.Namespace, model: Model) -> tuple[list[Target
             raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)} is negative")
     if arguments.limit is not None and arguments.limit < 1:
         raise ValueError(f"--limit {arguments.limit} is not positive")
+    known = arguments.held_out or arguments.generated
+    for given, needed, option, needs in (
+        (arguments.limit is not None, arguments.picture and arguments.picture.is_dir(), "--limit", "a folder"),
+        (arguments.negative, arguments.picture, "--negative", "a picture or a folder"),
+        (arguments.data is not None, arguments.held_out, "--data", "--held-out N"),
+        (arguments.true_class, known, "--true-class", "--held-out N or --generated N"),
+    ):
+        if given and not needed:
+            raise ValueError(f"{option} changes nothing without {needs}; give that, or leave it out")
     targets: list[Target] = []
     refused: list[str] = []
     if arguments.picture is not None and arguments.picture.is_dir():
@@ -149,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
             InversionLoss(model.discriminator, targets[0].image[None].to(model.device), config.loss)
         name = arguments.picture.resolve().stem if arguments.picture else model.path.stem
         out = arguments.out or Path("runs") / "inversion" / name
-        out.mkdir(parents=True, exist_ok=True)
+        writable_folder("--out", out)
     print(model.describe() + (f"\n{choice}" if choice else ""))
     for line in refused:
         print(f"skipped: {line}", file=sys.stderr)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from analysis import pattern_drawings as draw
 from analysis.pattern_page import Picture, write_page
 from analysis.pattern_study import DEFAULT_PATTERNS, Study, comparison, prepare, write_csv
-from sagan_base.cli import usage_errors
+from sagan_base.cli import usage_errors, writable_folder
 from ylg import grid_order, information_flow_graph, sparse_step_masks
 from ylg.flow_measures import relays
 from ylg.heads import ALIGNMENTS, LAYOUTS
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for path in files:
             load_patterns(path)
         study = prepare(**options)
-        out.mkdir(parents=True, exist_ok=True)
+        writable_folder("--out", out)
     rows = comparison(study)
     write_csv(rows, out / "comparison.csv")
     planned = drawings(study)

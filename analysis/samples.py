@@ -23,7 +23,7 @@ from analysis.loading import Model, add_model_arguments, model_of
 from analysis.neighbours import Encoder, encoded, encoder, nearest
 from analysis.pictures import to_image
 from sagan_base.atomic import atomic_write
-from sagan_base.cli import usage_errors
+from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.data import ImageData
 from sagan_base.options import Parser
 from sagan_base.provenance import provenance
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         test = _held_out(model, arguments.data) if data else None
         encode = encoder(arguments.features, data, model.device) if data else None
         out = arguments.out or Path("runs") / "samples" / model.path.stem
-        out.mkdir(parents=True, exist_ok=True)
+        writable_folder("--out", out)
     print(model.describe())
     number, seed = arguments.number, arguments.seed
     rows = [(model.class_name(label), draw_class(model.generator, label, number, seed)) for label in labels]

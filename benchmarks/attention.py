@@ -32,7 +32,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 
 from sagan_base.atomic import atomic_write
-from sagan_base.cli import usage_errors
+from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.provenance import provenance
 from ylg import AttentionPlan, attention_plan, sparse_attention, sparse_head_masks
 
@@ -361,7 +361,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.redraw:
         for path in options.redraw:
             with usage_errors():
-                stored = json.loads(path.read_text())
+                stored = read_results(path)
             print(table(stored["rows"]))
             plot(stored["rows"], stored["device"], path.with_suffix(".png"))
         return
@@ -375,7 +375,7 @@ def main(argv: list[str] | None = None) -> None:
             device = torch.empty(0, device=options.device).device
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"--device {options.device}: {str(error).splitlines()[0]}") from None
-        options.out.mkdir(parents=True, exist_ok=True)
+        writable_folder("--out", options.out)
 
     name = describe(device)
     print(f"{name}; torch {torch.__version__}; copies at {(bandwidth := copy_bandwidth(device)):.1f} GB/s\n")
@@ -391,6 +391,16 @@ def main(argv: list[str] | None = None) -> None:
     print("\ntime grows with the number of queries n, forward + backward, grids from 32 on: ", end="")
     print(", ".join(f"{method} n^{slope}" for method, slope in fitted.items()) or "too few grids to say")
     print(f"\nwritten: {stem}.json{' and .png' if exponents(rows) else ''}")
+
+
+def read_results(path: Path) -> dict:
+    """What ``write`` stored. Raises ValueError where the file holds something else."""
+    try:
+        stored = json.loads(path.read_text())
+        table(stored["rows"]), stored["device"]
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"--redraw {path} holds no results of this benchmark; give the JSON file it wrote") from None
+    return stored
 
 
 def fitted_exponents(rows: list[dict]) -> dict[str, float]:

@@ -138,6 +138,9 @@ def everything(plan, dtype: torch.dtype, dim_qk: int, dim_v: int, channels_first
     return run
 
 
+CAPABILITIES = (75, 80, 86, 87, 89, 90, 100, 103, 120, 121)  # Turing to Blackwell; the compiler aborts on others
+
+
 def head_dims(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found or not all(1 <= int(dim) <= TRITON_HEAD_DIM for dim in found.groups()):
@@ -167,9 +170,13 @@ def main() -> None:
     side = options.grid
     if side < 2 or side % 2:
         parser.error(f"argument --grid: {side} is not an even number from 2 up (keys have half the side)")
-    if options.pattern not in (patterns := ("ltr_rtl", "strided", "butterfly", "fixed", "ltr", "rtl", "dense")):
-        parser.error(f"argument --pattern: {options.pattern!r} is not one of {', '.join(patterns)}")
-    plan = ylg.attention_plan(ylg.sparse_head_masks(options.pattern, (side, side), (side // 2, side // 2)))
+    if options.capability not in CAPABILITIES:
+        parser.error(f"argument --capability: {options.capability} is not one of {', '.join(map(str, CAPABILITIES))}")
+    try:
+        masks = ylg.sparse_head_masks(options.pattern, (side, side), (side // 2, side // 2))
+    except ValueError as error:
+        parser.error(f"argument --pattern: {error}")
+    plan = ylg.attention_plan(masks)
     rows = itertools.product(options.dims, options.dtypes, options.layouts)
     for number, (dims, dtype, layout) in enumerate(rows):
         run = everything(plan, getattr(torch, dtype), *dims, channels_first=layout == "cells-last")

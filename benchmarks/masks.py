@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array
 
-from sagan_base.cli import usage_errors
+from sagan_base.cli import usage_errors, writable_folder
 from ylg import grid_order, head_masks, patterns, sparse_head_masks
 
 NUM_HEADS = 8
@@ -122,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with usage_errors():
         if min(options.sizes) < 1 or options.repeats < 1:
             raise ValueError("--sizes and --repeats must be 1 or more")
+        if options.out:
+            writable_folder("--out", options.out.parent)
     if options.measure:
         print(json.dumps(measure(options.measure, options.sizes[0], options.repeats)))
         return

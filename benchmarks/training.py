@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from sagan_base.atomic import atomic_write
-from sagan_base.cli import usage_errors
+from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.config import AttentionConfig, ModelConfig, Recipe, RunConfig, TrainConfig
 from sagan_base.data import ImageData
 from sagan_base.distributed import Processes, find_device
@@ -90,27 +90,39 @@ def measure(options: argparse.Namespace, device: torch.device) -> list[dict[str,
     for step in tqdm(range(1, options.warmup + options.steps + 1), unit="round"):
         for run, taken in zip(runs, times, strict=True):
             taken.append(timed_step(run, step))
-    medians = [statistics.median(taken[options.warmup :]) for taken in times]
-    return [
-        {
-            "case": case.name,
-            "milliseconds": 1e3 * median,
-            "images_per_second": options.batch_size / median,
-            "share_of_attention": 1 - medians[0] / median,
-            "fastest_milliseconds": 1e3 * min(taken[options.warmup :]),
-            "slowest_milliseconds": 1e3 * max(taken[options.warmup :]),
-        }
-        for case, median, taken in zip(CASES, medians, times, strict=True)
-    ]
+    times = [taken[options.warmup :] for taken in times]
+    return [row(case.name, taken, times[0], options.batch_size) for case, taken in zip(CASES, times, strict=True)]
+
+
+def row(name: str, taken: list[float], without: list[float], batch_size: int) -> dict[str, object]:
+    """Figures of a case from the seconds of its steps and of the network without attention, round by round.
+
+    The share of attention compares the two steps of each round, which ran one after the other: what slows a whole
+    round down cancels. Its quartiles say how far to trust it.
+    """
+    low, share, high = statistics.quantiles(
+        [1 - w / t for w, t in zip(without, taken, strict=True)], method="inclusive"
+    )
+    median = statistics.median(taken)
+    return {
+        "case": name,
+        "milliseconds": 1e3 * median,
+        "images_per_second": batch_size / median,
+        "share_of_attention": share,
+        "share_quartiles": [low, high],
+        "fastest_milliseconds": 1e3 * min(taken),
+        "slowest_milliseconds": 1e3 * max(taken),
+    }
 
 
 def table(rows: Sequence[dict[str, object]]) -> str:
     """For a terminal."""
-    lines = [f"{'attention':28}{'ms/step':>10}{'images/s':>10}{'share of attention':>20}"]
+    lines = [f"{'attention':28}{'ms/step':>10}{'images/s':>10}{'share of attention':>20}{'quartiles':>14}"]
     for row in rows:
+        low, high = row["share_quartiles"]
         lines.append(
             f"{row['case']:28}{row['milliseconds']:10.1f}{row['images_per_second']:10.0f}"
-            f"{row['share_of_attention']:20.0%}"
+            f"{row['share_of_attention']:20.0%}{f'{low:.0%} to {high:.0%}':>14}"
         )
     return "\n".join(lines)
 
@@ -129,10 +141,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write the figures, with versions and machine, to this JSON file")
     options = parser.parse_args(argv)
     with usage_errors():
-        if options.steps < 1 or options.warmup < 0:
-            raise ValueError(f"--steps {options.steps} --warmup {options.warmup}: measure at least one step")
+        if options.steps < 2 or options.warmup < 0:
+            raise ValueError(f"--steps {options.steps} --warmup {options.warmup}: measure at least two steps")
         device = find_device(options.device)
         build(CASES[0], options, device)
+        if options.out is not None:
+            writable_folder("--out", options.out.parent)
     rows = measure(options, device)
     print(
         f"{options.resolution}x{options.resolution}, width {options.width}, batch {options.batch_size}, "

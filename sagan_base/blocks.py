@@ -4,11 +4,12 @@ A ReLU is never in place: the shortcut reads the raw input. The 1x1 convolution 
 up-sampling and with average pooling, so it always runs on the smaller map; results agree up to rounding.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sagan_base.batch_norm import BatchNorm2d
-from sagan_base.config import AttentionConfig, NumericsConfig
+from sagan_base.config import AttentionConfig, ModelConfig, NumericsConfig
 from sagan_base.spectral_norm import spectral_norm
 from ylg.layer import SparseAttention2d
 
@@ -63,6 +64,20 @@ def attention(channels: int, side: int, config: AttentionConfig, numerics: Numer
     for convolution_1x1 in (layer.query, layer.key, layer.value, layer.output):
         _normalised(convolution_1x1, numerics, bounded=False)
     return layer
+
+
+def check_attention(config: ModelConfig) -> None:
+    """Raises ValueError where a network of this configuration could not have its attention layers.
+
+    It builds them, because patterns and orders may be the user's own; their plans are found again by the network.
+    """
+    if config.attention is None:
+        return
+    with torch.random.fork_rng(devices=[]):
+        for side in config.generator_attention:
+            attention(config.generator_channels(side), side, config.attention, config.numerics)
+        for side in config.discriminator_attention:
+            attention(config.discriminator_channels(side), side, config.attention, config.numerics)
 
 
 class GeneratorBlock(nn.Module):

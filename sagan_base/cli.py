@@ -2,8 +2,10 @@
 
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 INTERRUPTED = 128 + signal.SIGINT  # the exit code a shell gives to a command ended by Ctrl-C
 
@@ -20,3 +22,20 @@ def usage_errors() -> Iterator[None]:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def writable_folder(option: str, folder: str | Path) -> Path:
+    """``folder``, made where it is not there yet; to be asked before long work whose results go into it.
+
+    Raises:
+        ValueError: nothing can be written there; names ``option``, which gave it.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
+        raise ValueError(f"{option}: nothing can be written into {folder} ({reason}); give another place") from None
+    return folder

@@ -98,7 +98,7 @@ class ModelConfig:
     numerics: NumericsConfig = field(default_factory=NumericsConfig)
 
     def __post_init__(self) -> None:
-        _require(self.resolution in RESOLUTIONS, f"resolution={self.resolution} is not one of {RESOLUTIONS}")
+        _require(self.resolution in RESOLUTIONS, f"resolution={self.resolution!r} is not one of {RESOLUTIONS}")
         _require(self.image_channels in (1, 3), f"image_channels={self.image_channels}: use 1 (grey) or 3 (colour)")
         for name in ("num_classes", "latent_dim", "generator_width", "discriminator_width"):
             _require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} is not positive")
@@ -161,6 +161,9 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("batch_size", "generator_lr", "discriminator_lr", "discriminator_steps"):
             _require(getattr(self, name) > 0, f"{name}={getattr(self, name)} is not positive")
+        for name in ("ema_start", "adam_epsilon"):
+            _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is negative")
+        _require(all(0 <= beta < 1 for beta in self.betas), f"betas={tuple(self.betas)} are not both in [0, 1)")
         _require(0 <= self.ema_decay < 1, f"ema_decay={self.ema_decay} is not in [0, 1)")
 
 

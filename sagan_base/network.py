@@ -29,6 +29,8 @@ def model_config(config: ModelConfig | None = None, **options: Any) -> ModelConf
             f"{sorted(names[ModelConfig] | names[AttentionConfig] | names[NumericsConfig])}"
         )
     config = ModelConfig() if config is None else config
+    if not isinstance(config, ModelConfig):
+        raise ValueError(f"config={config!r} is no ModelConfig; give single fields by name, as in resolution=64")
     if "resolution" in options:
         options = {"generator_attention": None, "discriminator_attention": None} | options
     for field, part in (("attention", AttentionConfig), ("numerics", NumericsConfig)):
@@ -77,6 +79,8 @@ class Network(nn.Module):
             return None
         if labels is None:
             raise ValueError(f"labels are missing: this network has {self.num_classes} classes; give one per image")
+        if not isinstance(labels, Tensor):
+            raise ValueError(f"labels are a {type(labels).__name__}; give a tensor of class numbers, one per image")
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise ValueError(f"labels have dtype {labels.dtype}; give class numbers, as torch.int64")
         if labels.shape != (batch,):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from sagan_base.atomic import atomic_write
 from sagan_base.checkpoint import build_networks, fill_network, model_file, read_checkpoint
-from sagan_base.cli import usage_errors
+from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.distributed import find_device
 from sagan_base.draws import latents, stream, truncated_latents
 from sagan_base.generator import Generator
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
             )
         generator = generator.to(find_device(arguments.device))
         sheet = arguments.sheet or Path("samples.png")
-        (arguments.folder or sheet.parent).mkdir(parents=True, exist_ok=True)
+        writable_folder("--folder" if arguments.folder else "--sheet", arguments.folder or sheet.parent)
     drawn = (
         (
             label,

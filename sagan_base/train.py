@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sagan_base.cli import usage_errors
+from sagan_base.blocks import check_attention
+from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.config import ModelConfig, RunConfig
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes, find_device, processes
@@ -30,6 +31,10 @@ def build_parser() -> argparse.ArgumentParser:
         "python -m sagan_base.train",
         "Train a SAGAN with sparse or dense attention. The same command resumes a run that was stopped.",
     )
+    parser.epilog = (
+        "The defaults are the paper's network for ImageNet and made for GPUs. For other data or a CPU give at "
+        "least --resolution, the two widths, --batch-size and --steps; the README has a run for two CPU cores."
+    )
     parser.add_argument("--data", default="digits", help="data set, as NAME or NAME:PATH (default: digits)")
     parser.add_argument(
         "--out", type=Path, help="the run's folder (default: runs/DATA-HASH, HASH of the configuration)"
@@ -37,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
     parser.add_argument("--cache", type=Path, help="folder for decoded images and real statistics")
     parser.add_argument("--features", choices=FEATURES, help="evaluate on these features; not at all by default")
-    parser.add_argument("--weights", type=Path, help="file of the extractor's weights, for --features inception")
+    parser.add_argument("--inception-weights", type=Path, metavar="FILE", help="for --features inception")
     parser.add_argument(
         "--num-samples", type=int, metavar="N", help="samples of an evaluation (default: as many as data)"
     )
@@ -69,9 +74,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _prepare(arguments: argparse.Namespace, place: Processes) -> TrainingRun | None:
     """Everything that can be wrong with the options; None after a dry run."""
-    if arguments.features is None and (arguments.weights or arguments.num_samples or "metrics_every" in arguments):
-        raise ValueError(f"--metrics-every, --num-samples and --weights need --features; give one of {FEATURES}")
-    config_from_options(arguments, arguments.data)  # refuses bad values before the data is read
+    if arguments.features is None and (
+        arguments.inception_weights or arguments.num_samples is not None or "metrics_every" in arguments
+    ):
+        raise ValueError(
+            f"--metrics-every, --num-samples and --inception-weights need --features; give one of {FEATURES}"
+        )
+    check_attention(config_from_options(arguments, arguments.data).model)  # bad values, before the data is read
+    if arguments.cache is not None and place.is_first:
+        writable_folder("--cache", arguments.cache)
     data = _load_in_turn(arguments, place)
     config = config_from_options(arguments, arguments.data, image_channels=data.channels, num_classes=data.num_classes)
     if arguments.dry_run:
@@ -79,12 +90,11 @@ def _prepare(arguments: argparse.Namespace, place: Processes) -> TrainingRun | N
             print(json.dumps(config.to_dict(), indent=2))
         return None
     if arguments.features is not None and place.is_first:  # it alone evaluates
-        check_evaluation(data, arguments.features, arguments.num_samples, arguments.weights)
+        check_evaluation(data, arguments.features, arguments.num_samples, arguments.inception_weights)
     out = arguments.out or default_folder(config)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file; give a folder, new or of this run")
     run = TrainingRun(config, data, out, place, _evaluation(arguments, data))
     if place.is_first:
+        writable_folder("--out", out)
         where = f"{place.count} processes, " if place.count > 1 else ""
         print(f"{data.describe()}\nrun: {out}, {where}{place.device.type}, {parameters(run)}", flush=True)
     return run
@@ -110,7 +120,7 @@ def _evaluation(arguments: argparse.Namespace, data: ImageData) -> Callable[[Gen
         arguments.features,
         num_samples=arguments.num_samples,
         cache=arguments.cache,
-        weights=arguments.weights,
+        weights=arguments.inception_weights,
     )
 
 

@@ -126,6 +126,14 @@ def check_data(config: RunConfig, data: ImageData) -> None:
         )
 
 
+def _exported_step(model: Path) -> int | None:
+    """The step of an exported model; None where there is none, or no whole one."""
+    try:
+        return read_checkpoint(model, ()).info["step"]
+    except (OSError, ValueError):
+        return None
+
+
 class TrainingRun:
     """A run at the step where its folder left it, in one of its processes.
 
@@ -318,7 +326,7 @@ class TrainingRun:
         checkpoint, model = checkpoint_path(self.folder, self.step), self.out / MODEL_FILE
         metrics: dict[str, Any] = {}
         if self.place.is_first:
-            if not model.is_file() or read_checkpoint(model, ()).info["step"] != self.step:
+            if _exported_step(model) != self.step:
                 export_model(model, checkpoint)
             for line in read_metrics(self.out):
                 metrics |= line

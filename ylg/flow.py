@@ -22,7 +22,8 @@ def has_full_information(masks: Masks) -> bool:
     """Whether every input reaches every output: whether the boolean product ``M_p ... M_1`` has no False entry.
 
     Args:
-        masks: bool [p, n, n] (tensor or array) or p sparse bool [n, n]; ``M_1`` first.
+        masks: bool [p, n, n] (tensor or array) or p sparse bool [n, n], applied one after the other; ``M_1`` first.
+            Heads work side by side: of a layer of ``head_masks`` ask ``masks.any(0, keepdim=True)``, once a layer.
 
     Raises:
         ValueError: masks that are not bool, or not square.
@@ -62,7 +63,8 @@ def flow_report(
     Reported, not ranked: no number here is known to predict the quality of a trained network.
 
     Args:
-        masks: bool [p, n, n] (tensor or array) or p sparse bool [n, n]; ``M_1`` first.
+        masks: bool [p, n, n] (tensor or array) or p sparse bool [n, n], applied one after the other; ``M_1`` first.
+            Heads work side by side: see ``has_full_information``.
         grid: (rows, cols) with rows * cols = n, for the measures on the image.
         order: how positions are laid on the grid, see ``grid_order``.
         stride: size of the blocks of consecutive positions; None is floor(sqrt n).

@@ -55,7 +55,7 @@ class TileGroup:
         return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AttentionPlan:
     """What ``sparse_attention`` executes; made by :func:`attention_plan`.
 
@@ -69,6 +69,9 @@ class AttentionPlan:
     num_edges: int  # True entries over all heads
     digest: str  # of the masks
     _derived: dict = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        return f"<{self.explain().splitlines()[0]}; explain() says more>"
 
     @property
     def device(self) -> torch.device:

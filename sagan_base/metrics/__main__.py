@@ -9,8 +9,9 @@ import json
 import sys
 from pathlib import Path
 
+from sagan_base.atomic import atomic_write
 from sagan_base.checkpoint import build_networks, load_checkpoint
-from sagan_base.cli import usage_errors
+from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import find_device
 from sagan_base.generator import Generator
@@ -58,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     with usage_errors():
         if arguments.batch_size < 1:
             raise ValueError(f"--batch-size {arguments.batch_size} is not positive")
+        if arguments.cache:
+            writable_folder("--cache", arguments.cache)
         trained, _, config = load_checkpoint(arguments.checkpoint)
         spec, channels = arguments.data or config.data, config.model.image_channels
         data = load_data(spec, trained.resolution, channels, cache=arguments.cache)
@@ -65,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
             check_evaluation(data, name, arguments.num_samples, weights.get(name), trained)
         device = find_device(arguments.device)
         if arguments.json:
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            writable_folder("--json", arguments.json.parent)
     print(data.describe(), file=sys.stderr)
     generators = {"trained": trained}
     if arguments.untrained:
@@ -75,7 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     if CLASS_ACCURACY in figures["trained"]:
         print(_reference(spec, data, channels, arguments.cache))
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        with atomic_write(arguments.json) as path:
+            path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

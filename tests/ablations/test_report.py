@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ablations import page as page_of_report
 from ablations import run
 from ablations.page import _gain_curve, command, table_note
 from ablations.report import BEGIN, END, FILES, main
@@ -51,6 +52,20 @@ def test_a_difference_inside_its_interval_is_said_to_be_so(report):
     page = (report / "report.html").read_text()
     assert "No difference to the dense row is shown for: YLG, no ESA; YLG, butterfly (" in page
     assert f"YLG-SAGAN: lower {DISTANCE} than SAGAN" in page
+
+
+def test_a_pattern_unknown_to_this_process_costs_the_report_a_drawing_and_nothing_else(
+    canned_run, tmp_path, monkeypatch, capsys
+):
+    def unknown(run):
+        raise ValueError("unknown pattern 'halves'")
+
+    monkeypatch.setattr(page_of_report, "mask_pictures", unknown)
+    random = np.random.default_rng(0)
+    for row in ("sagan", "ylg"):
+        canned_run(row, 0, 5.0, samples=random.standard_normal((200, 5)))
+    assert main([str(tmp_path), "--resamples", "100"]) == 0
+    assert "no drawing: unknown pattern" in (tmp_path / "report.html").read_text()
 
 
 def test_an_interval_of_a_single_seed_is_said_to_cover_its_samples_only(canned_run, tmp_path, capsys):

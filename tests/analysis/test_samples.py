@@ -121,7 +121,9 @@ def test_a_walk_between_inversions_starts_at_their_codes(checkpoint, tmp_path):
     ("module", "arguments", "message"),
     [
         (interpolate, ["--frames", "0"], "--frames 0 is not positive"),
-        (interpolate, ["--between", "absent.npz"], "absent.npz is no latent.npz"),
+        (interpolate, ["--points", "1"], "--points 1 leaves nothing to walk between"),
+        (interpolate, ["--between", "absent.npz"], "--between needs two latent.npz files"),
+        (interpolate, ["--between", "absent.npz", "other.npz"], "absent.npz is no latent.npz"),
         (interpolate, ["--class", "x"], "class 'x' does not exist"),
         (samples, ["--number", "1"], "--number 1: give at least 2"),
         (samples, ["--neighbours", "-1"], "--neighbours -1 is negative"),

@@ -21,6 +21,15 @@ def test_a_stored_result_is_drawn_again(benchmark, repository, tmp_path, capsys)
     assert "ours (tiles)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "no JSON", '{"rows": [{}], "device": "CPU"}'])
+def test_a_file_that_holds_no_results_is_refused_by_name(benchmark, tmp_path, capsys, content):
+    (tmp_path / "other.json").write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        benchmark["main"](["--redraw", str(tmp_path / "other.json")])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and "other.json holds no results" in said and said.count("\n") == 1
+
+
 def test_a_missing_result_is_refused_by_name(benchmark, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         benchmark["main"](["--redraw", str(tmp_path / "none.json")])

@@ -112,12 +112,21 @@ def test_the_command_trains_says_where_things_are_and_does_not_train_twice(tmp_p
     ("options", "message"),
     [
         (["--features", "classifier", "--num-samples", "5"], "num_samples=5 is too few"),
-        (["--features", "inception", "--weights", "/nowhere.pth"], "/nowhere.pth"),
-        (["--features", "classifier", "--weights", "w.pth"], "the classifier's weights are trained on digits"),
+        (["--features", "inception", "--inception-weights", "/nowhere.pth"], "/nowhere.pth"),
+        (
+            ["--features", "classifier", "--inception-weights", "w.pth"],
+            "the classifier's weights are trained on digits",
+        ),
         (["--batch-norm-epsilon", "-1"], "batch_norm_epsilon=-1.0 is not positive"),
         (["--data", "nothing"], "unknown data set 'nothing'"),
         (["--pattern", "zigzag"], "unknown pattern 'zigzag'"),
+        (["--pattern", "zigzag", "--dry-run"], "unknown pattern 'zigzag'"),
+        (["--pattern", "zigzag", "--data", "folder:/nowhere"], "unknown pattern 'zigzag'"),  # before any data is read
         (["--num-heads", "3"], "num_heads=3"),
+        (["--betas", "0", "1.5"], "betas=(0.0, 1.5) are not both in [0, 1)"),
+        (["--num-samples", "0"], "need --features"),
+        (["--out", __file__], "--out: nothing can be written into"),
+        (["--cache", __file__], "--cache: nothing can be written into"),
         (["--resolution", "48"], "resolution=48 is not one of"),
         (["--steps", "0"], "steps=0 is not positive"),
         (["--steps", "many"], "argument --steps: invalid int value: 'many'"),

@@ -68,7 +68,7 @@ def test_a_run_folder_is_as_good_as_its_file(model, tmp_path):
         (["--sheet", "out.txt"], "is not a picture's name; end it in .png"),
         (["--folder", "a", "--sheet", "b.png"], "not allowed with argument"),
         (["--device", "nowhere"], "--device nowhere"),
-        (["--folder", __file__], "File exists"),
+        (["--folder", __file__], "it is a file"),
         (["--sheet", f"{__file__}/sheet.png"], "test_sample.py"),
     ],
 )

@@ -212,6 +212,17 @@ def test_a_run_leaves_its_record_logs_samples_checkpoints_and_model(finished):
     assert {"command", "git", "machine", "seed", "started", "versions"} <= session.keys()
 
 
+def test_a_damaged_model_file_is_exported_again_from_the_checkpoint(tiny_config, tiny_data, tmp_path):
+    config = tiny_config(steps=1)
+    model = train(config, tiny_data, tmp_path / "run", progress=False).model
+    whole = read_checkpoint(model.rename(tmp_path / "whole.safetensors"))
+    model.write_bytes((tmp_path / "whole.safetensors").read_bytes()[:100])
+    again = train(config, tiny_data, tmp_path / "run", progress=False)
+    found = read_checkpoint(again.model)
+    assert again.resumed_from == 1 and found.info == whole.info
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
 def test_the_log_holds_losses_gains_rate_and_metrics_of_each_window(finished):
     result, _, _ = finished
     lines = read_metrics(result.out)

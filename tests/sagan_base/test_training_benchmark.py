@@ -1,6 +1,7 @@
 """benchmarks/training.py measures each case and says on what."""
 
 import json
+import runpy
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 
 def test_the_benchmark_reports_rates_and_shares_of_every_case(repository, tmp_path):
     out = tmp_path / "figures.json"
-    size = ["--resolution", "16", "--width", "16", "--batch-size", "2", "--steps", "1", "--warmup", "0"]
+    size = ["--resolution", "16", "--width", "16", "--batch-size", "2", "--steps", "2", "--warmup", "0"]
     command = [sys.executable, repository / "benchmarks" / "training.py", *size, "--device", "cpu", "--out", out]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     record = json.loads(out.read_text())
@@ -20,7 +21,14 @@ def test_the_benchmark_reports_rates_and_shares_of_every_case(repository, tmp_pa
     assert record["rows"][0]["share_of_attention"] == 0
 
 
-def test_no_step_to_measure_is_refused(repository):
-    command = [sys.executable, repository / "benchmarks" / "training.py", "--steps", "0", "--device", "cpu"]
+def test_a_share_compares_the_steps_of_each_round_so_that_a_busy_moment_cancels(repository):
+    row = runpy.run_path(str(repository / "benchmarks" / "training.py"))["row"]
+    found = row("sparse", [2.0, 20.0, 2.0, 2.0, 4.0], [1.5, 15.0, 1.5, 1.5, 1.0], batch_size=4)
+    assert found["share_of_attention"] == 0.25 and found["share_quartiles"] == [0.25, 0.25]
+    assert found["milliseconds"] == 2000 and found["images_per_second"] == 2
+
+
+def test_fewer_than_two_steps_are_refused(repository):
+    command = [sys.executable, repository / "benchmarks" / "training.py", "--steps", "1", "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "measure at least one step" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "measure at least two steps" in done.stderr and done.stderr.count("\n") == 1

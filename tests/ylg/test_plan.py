@@ -185,6 +185,12 @@ def test_a_query_without_keys_is_refused_by_head_and_index():
             attention_plan(form)
 
 
+def test_a_plan_is_shown_in_one_line_and_not_by_its_tables():
+    plan = attention_plan(sparse_head_masks("ltr_rtl", (8, 8), (4, 4)))
+    assert repr(plan).startswith("<attention plan: 8 heads, 64 queries, 16 keys, ") and "\n" not in repr(plan)
+    assert "tensor" not in str(plan)
+
+
 def test_explain_names_tiles_work_and_the_backend_of_each_device():
     text = attention_plan(sparse_head_masks("ltr_rtl", (32, 32), (16, 16))).explain()
     assert "8 heads, 1024 queries, 256 keys" in text
