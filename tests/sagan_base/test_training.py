@@ -14,8 +14,9 @@ import sagan_base.updates
 from sagan_base.checkpoint import checkpoint_files, load_checkpoint, read_checkpoint
 from sagan_base.distributed import Processes
 from sagan_base.health import COLLAPSED_STEPS, Health
+from sagan_base.preview import preview, preview_inputs
 from sagan_base.run_log import read_metrics
-from sagan_base.training import TrainingInterrupted, TrainingStopped, train
+from sagan_base.training import TrainingInterrupted, TrainingRun, TrainingStopped, train
 from sagan_base.updates import LOSSES, Updates
 
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
@@ -141,6 +142,59 @@ def test_flipping_shows_some_images_mirrored_and_the_others_as_they_are(tiny_con
     assert any(kept) and any(mirrored)
 
 
+def test_what_is_mirrored_changes_from_step_to_step(tiny_config, tiny_data):
+    seen = []
+    updates = updates_of(tiny_config(flip=True), tiny_data)
+    forward = updates.discriminator.forward
+    updates._parallel_discriminator = lambda images, labels: (seen.append(images[:8]), forward(images, labels))[1]
+    mirrored = []
+    for step in (1, 2):
+        updates._update_discriminator(step, 0)
+        originals, _ = tiny_data.batch(sagan_base.updates.image_indices(0, 8 * (step - 1), 8, 30))
+        mirrored.append([not torch.equal(a, b) for a, b in zip(seen[-1], originals, strict=True)])
+    assert mirrored[0] != mirrored[1]
+
+
+def test_latents_depend_on_the_seed_the_step_and_who_is_updated_and_on_nothing_else(tiny_config, tiny_data):
+    here, elsewhere = (updates_of(tiny_config(seed=seed), tiny_data) for seed in (1, 2))
+    draws = [here._draw("generator", 1), elsewhere._draw("generator", 1), here._draw("generator", 2)]
+    draws += [here._draw("discriminator", 1, 0), here._draw("discriminator", 1, 1)]
+    for i, (z, _) in enumerate(draws):
+        assert not any(torch.equal(z, other) for other, _ in draws[:i])
+    assert torch.equal(updates_of(tiny_config(seed=1), tiny_data)._draw("generator", 1)[0], draws[0][0])
+
+
+def test_every_number_of_the_recipe_reaches_the_optimisers_and_the_average(tiny_config, tiny_data):
+    config = tiny_config(
+        generator_lr=3e-4, discriminator_lr=7e-4, betas=(0.1, 0.8), adam_epsilon=1e-5, ema_decay=0.7, ema_start=1
+    )
+    updates = updates_of(config, tiny_data)
+    for optimizer, rate in ((updates.generator_optimizer, 3e-4), (updates.discriminator_optimizer, 7e-4)):
+        (group,) = optimizer.param_groups
+        assert (group["lr"], tuple(group["betas"]), group["eps"]) == (rate, (0.1, 0.8), 1e-5)
+    weight, average = (network.blocks[0].conv1.bias for network in (updates.generator, updates.ema.module))
+    updates.step(1)
+    before = weight.detach().clone()
+    assert torch.equal(average, before)  # a copy until ema_start
+    updates.step(2)
+    torch.testing.assert_close(average, 0.7 * before + 0.3 * weight)
+
+
+def test_the_logged_logits_are_those_of_real_and_of_generated_images(plain_networks, tiny_config, tiny_data):
+    updates = updates_of(tiny_config(), tiny_data)
+    forward, logits = updates.discriminator.forward, []
+
+    def recorded(images, labels):
+        logits.append(forward(images, labels))
+        return logits[-1]
+
+    updates._parallel_discriminator = recorded
+    values = dict(zip(LOSSES, updates.step(1).tolist(), strict=True))
+    real, generated = logits[0].detach().chunk(2)
+    assert values["discriminator_real"] == pytest.approx(real.mean().item())
+    assert values["discriminator_fake"] == pytest.approx(generated.mean().item())
+
+
 def test_bfloat16_keeps_the_weights_in_float32_and_changes_the_losses_slightly(tiny_config, tiny_data):
     full, half = (updates_of(tiny_config(precision=p), tiny_data) for p in ("float32", "bfloat16"))
     exact, rounded = full.step(1), half.step(1)
@@ -221,6 +275,38 @@ def test_a_damaged_model_file_is_exported_again_from_the_checkpoint(tiny_config,
     found = read_checkpoint(again.model)
     assert again.resumed_from == 1 and found.info == whole.info
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+def test_a_resumed_run_knows_its_time_its_last_good_checkpoint_and_its_health(tiny_config, tiny_data, tmp_path):
+    first = TrainingRun(tiny_config(steps=2), tiny_data, tmp_path, ALONE, progress=False)
+    result = first.train()
+    resumed = TrainingRun(tiny_config(steps=4), tiny_data, tmp_path, ALONE, progress=False)
+    assert resumed.step == 2 and resumed.seconds == result.seconds > 0
+    assert resumed.last_good == result.checkpoint
+    first.step, first.health = 3, Health(collapsed_since=1, windows=2)
+    first._save()
+    resumed = TrainingRun(tiny_config(steps=4), tiny_data, tmp_path, ALONE, progress=False)
+    assert resumed.health.state() == {"collapsed_since": 1, "windows": 2}
+    assert resumed.last_good == result.checkpoint  # not the one written since the collapse
+
+
+def test_epochs_count_every_real_image_and_the_rate_is_that_of_the_window(tiny_config, tiny_data, tmp_path):
+    config = tiny_config(steps=4, log_every=2, discriminator_steps=3)
+    first, second = read_metrics(train(config, tiny_data, tmp_path, progress=False).out)
+    assert [line["epoch"] for line in (first, second)] == pytest.approx([2 * 3 * 8 / 30, 4 * 3 * 8 / 30])
+    assert first["images_per_second"] * first["seconds"] == pytest.approx(2 * 8)
+    assert second["images_per_second"] * (second["seconds"] - first["seconds"]) == pytest.approx(2 * 8)
+
+
+def test_the_sheet_shows_the_average_on_the_latents_of_the_seed(tiny_config, tiny_data, tmp_path):
+    result = train(tiny_config(steps=1, seed=5), tiny_data, tmp_path, progress=False)
+    with Image.open(tmp_path / "samples.png") as sheet:
+        assert sheet.tobytes() == preview(result.generator, 5).tobytes() != preview(result.generator, 0).tobytes()
+
+
+def test_a_sheet_of_many_classes_shows_evenly_spaced_ones(tiny_config):
+    _, labels = preview_inputs(0, num_classes=1000, latent_dim=2)
+    assert labels[::8].tolist() == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
 
 
 def test_the_log_holds_losses_gains_rate_and_metrics_of_each_window(finished):
