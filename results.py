@@ -252,14 +252,16 @@ def training_speed(result: dict[str, Any]) -> Iterator[str]:
     yield f"### A training step, {device}"
     yield (
         f"`{result['command']}`: {settings['resolution']}x{settings['resolution']}, width {settings['width']}, batch "
-        f"{settings['batch_size']}, {settings['precision']}."
+        f"{settings['batch_size']}, {settings['precision']}. The share compares the steps of each round, which ran one "
+        "after the other."
     )
     rows = [
         {
             "network": row["case"],
             "milliseconds": cell(row["milliseconds"]),
             "images/s": cell(row["images_per_second"]),
-            "attention's share": f"{row['share_of_attention']:.0%}",
+            "attention's share (quartiles)": f"{row['share_of_attention']:.0%} "
+            f"({' to '.join(f'{share:.0%}' for share in row['share_quartiles'])})",
         }
         for row in result["rows"]
     ]

@@ -121,11 +121,12 @@ def slurm_script(runs: list[Experiment], out: Path, options: argparse.Namespace)
         ROWS=({rows})
         SEEDS=({seeds})
         TASK=$SLURM_ARRAY_TASK_ID
-        exec python ablations/run.py --rows "${{ROWS[$TASK]}}" --seed "${{SEEDS[$TASK]}}" \\
+        exec python {script} --rows "${{ROWS[$TASK]}}" --seed "${{SEEDS[$TASK]}}" \\
             {same}"""
     ).format(
         last=len(runs) - 1,
         here=shlex.quote(str(Path.cwd())),
+        script=shlex.quote(str(Path(__file__).resolve().with_name("run.py"))),
         rows=" ".join(run.row.name for run in runs),
         seeds=" ".join(str(run.seed) for run in runs),
         same=shlex.join(same),

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,10 @@ def register_pattern(name: str, build: Build, full_information: bool = True, abo
             f"build of pattern {name!r} must be a function build(n, stride), or another hashable callable (its steps "
             f"are kept by it), got {type(build).__name__}"
         )
+    try:
+        signature(build).bind(16, 4)
+    except TypeError as error:
+        raise ValueError(f"build of pattern {name!r} must take two arguments, build(n, stride): {error}") from None
     mine, refusal = None, None
     for n in (16, 17, 36, 64):
         try:

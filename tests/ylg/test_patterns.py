@@ -340,3 +340,8 @@ def test_the_readmes_own_pattern_is_a_whole_file(tmp_path, repository):
     (block,) = (text for text in blocks if "register_pattern" in text)
     (tmp_path / "mine.py").write_text(block)
     assert patterns.load_patterns(tmp_path / "mine.py") == ("halves",)
+
+
+def test_a_build_that_does_not_take_n_and_stride_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"pattern 'mine' must take two arguments, build\(n, stride\)"):
+        ylg.register_pattern("mine", lambda n: None)
