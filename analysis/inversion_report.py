@@ -178,7 +178,7 @@ def inversion_page(
     if model.discriminator.attention_layers() and loss.method == "saliency":
         weighs = weighing_heads(model, found)
     pictures = [
-        (f"the {target.source} picture, as the model sees it", target.image),
+        ("the target, as the model sees it", target.image),
         ("reconstruction from z alone", found.image),
     ]
     if found.tuned is not None:
@@ -209,7 +209,7 @@ def inversion_page(
         frames=[(step, images[found.chosen]) for step, images in found.frames],
         curves=_curves(found),
         views=[
-            *discriminator_views(model.discriminator, target.image, f"Discriminator · {target.source}", weighs),
+            *discriminator_views(model.discriminator, target.image, "Discriminator · target", weighs),
             *generator_views(model.generator, found.latent, found.label, "Generator · reconstruction"),
             *discriminator_views(model.discriminator, found.image, "Discriminator · reconstruction"),
         ],

@@ -24,13 +24,12 @@ def usage_errors() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def writable_folder(option: str, folder: str | Path) -> Path:
-    """``folder``, made where it is not there yet; to be asked before long work whose results go into it.
+def writable_folder(option: str, folder: Path) -> None:
+    """Make ``folder`` where it is not there yet, and see that it takes files, before long work whose results it gets.
 
     Raises:
         ValueError: nothing can be written there; names ``option``, which gave it.
     """
-    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -38,4 +37,3 @@ def writable_folder(option: str, folder: str | Path) -> Path:
     except OSError as error:
         reason = "it is a file" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
         raise ValueError(f"{option}: nothing can be written into {folder} ({reason}); give another place") from None
-    return folder
