@@ -140,10 +140,10 @@ def _table(frame: pd.DataFrame) -> str:
     for line in frame.itertuples(index=False):
         cells = []
         for column, value in zip(frame.columns, line, strict=True):
-            verdicts = [
-                word for word in ("lower", "higher") if column.startswith("difference") and f"] {word}" in value
-            ]
-            kind = f' class="{verdicts[0]}"' if verdicts else ""
+            kind = ""
+            if column.startswith("difference"):
+                verdicts = [word for word in ("lower", "higher") if f"] {word}" in value]
+                kind = f' class="{" ".join(["difference", *verdicts])}"'
             cells.append(f"<td{kind}>{html.escape(str(value))}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

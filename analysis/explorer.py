@@ -87,8 +87,7 @@ def layer_masks(layer: SparseAttention2d) -> tuple[list[csr_array], tuple[int, i
     if layer.mode == "sequential":
         everything = csr_array(np.ones((layer.grid[0] * layer.grid[1], grid[0] * grid[1]), dtype=bool))
         return [everything] * layer.num_heads, grid
-    masks = sparse_head_masks(layer.pattern, layer.grid, grid, layer.num_heads, layer.order, layer.alignment)
-    return masks, grid
+    return list(layer.plan.sparse_masks()), grid
 
 
 def view_of_layer(

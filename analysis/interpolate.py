@@ -10,6 +10,7 @@ line between two would pass through lengths the generator never saw. Writes walk
 
 import sys
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -115,11 +116,11 @@ def _points(model: Model, files: list[Path] | None, count: int, seed: int) -> tu
             with np.load(path) as stored:
                 codes.append(torch.from_numpy(np.asarray(stored["latent"], dtype=np.float32)))
                 labels.append(int(stored["label"]))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
             raise ValueError(f"{path} is no latent.npz written by analysis/invert.py ({error})") from None
         if codes[-1].shape != (dim,):
             raise ValueError(f"{path} holds a code of shape {tuple(codes[-1].shape)}; {model.name} needs ({dim},)")
-    if labels[0] >= model.generator.num_classes:
+    if not 0 <= labels[0] < model.generator.num_classes:
         raise ValueError(f"{files[0]} names class {labels[0]}; {model.name} has classes 0 to {model.last_class}")
     return torch.stack(codes), labels[0]
 

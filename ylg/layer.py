@@ -115,7 +115,7 @@ class SparseAttention2d(nn.Module):
                 )
         self.channels, self.grid, self.pattern, self.num_heads = channels, grid, pattern, num_heads
         self.order, self.alignment, self.mode, self.pool = order, alignment, mode, pool
-        self.scale, self.backend = scale, backend
+        self.scale, self.stride, self.backend = scale, stride, backend
         key_grid = (grid[0] // pool, grid[1] // pool)
         steps = _chained_steps(layout) if mode == "sequential" else None
 
@@ -176,7 +176,7 @@ class SparseAttention2d(nn.Module):
         return (
             f"{self.channels}, grid={self.grid}, pattern={self.pattern!r}, num_heads={self.num_heads}, "
             f"order={self.order!r}, alignment={self.alignment!r}, mode={self.mode!r}, pool={self.pool}, "
-            f"scale={self.scale}, backend={self.backend!r}"
+            f"scale={self.scale}, stride={self.stride}, backend={self.backend!r}"
         )
 
 

@@ -68,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
             check_evaluation(data, name, arguments.num_samples, weights.get(name), trained)
         device = find_device(arguments.device)
         if arguments.json:
+            if arguments.json.is_dir():
+                raise ValueError(f"--json {arguments.json} is a folder; give a file's name")
             writable_folder("--json", arguments.json.parent)
     print(data.describe(), file=sys.stderr)
     generators = {"trained": trained}

@@ -318,3 +318,10 @@ def test_a_pattern_that_spreads_slowly_is_measured_in_little_memory():
     assert flow_measures.layers_until_full([window]) == 599
     assert tracemalloc.get_traced_memory()[1] < 10e6  # 27 MB if every state were kept
     tracemalloc.stop()
+
+
+def test_a_report_made_slice_by_slice_is_that_made_at_once(monkeypatch):
+    steps = ylg.step_masks("ltr", 10)
+    whole = ylg.flow_report(steps, (2, 5))
+    monkeypatch.setattr(flow_measures, "_ENTRIES_AT_ONCE", 40)  # four rows, four rows, two rows
+    assert ylg.flow_report(steps, (2, 5)) == whole

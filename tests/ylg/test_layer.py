@@ -204,3 +204,30 @@ def test_wrong_settings_are_refused_when_the_layer_is_made(changes, message):
 def test_an_image_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"\[batch, 16, 8, 8\], got \[2, 16, 4, 8\]"):
         layer()(torch.zeros(2, 16, 4, 8))
+
+
+def test_no_scale_is_one_over_the_root_of_the_head_dim():
+    x = images().float()
+    default, rooted, halved = (layer(num_heads=4, qk_channels=16, scale=scale)(x) for scale in (1.0, None, 0.5))
+    assert torch.equal(rooted, halved) and not torch.allclose(rooted, default)
+
+
+def test_the_stride_is_that_of_the_masks_and_is_shown():
+    block = layer(pattern="ltr", num_heads=2, stride=2)
+    assert torch.equal(block.plan.dense_masks(), head_masks("ltr", (8, 8), (4, 4), 2, stride=2))
+    assert block.stride == 2 and "stride=2" in repr(block)
+
+
+def test_in_sequence_the_first_step_asks_with_max_pooled_queries():
+    block, x = layer(pattern="ltr", num_heads=2, mode="sequential").double(), images()
+    queries, keys, values = block.query(x), block.key(x), block.value(x)
+    coarse, keys, values = (torch.nn.functional.max_pool2d(maps, 2) for maps in (queries, keys, values))
+    first = head_masks("ltr", (4, 4), (4, 4), 2)[0]  # both heads take the first step, then both the second
+    second = head_masks("ltr", (8, 8), (4, 4), 2)[1]
+    mixed = []
+    for head in range(2):
+        q, c, k, v = (m.unflatten(1, (2, -1))[:, head].flatten(2).mT for m in (queries, coarse, keys, values))
+        v = (c @ k.mT).masked_fill(~first, float("-inf")).softmax(-1) @ v
+        mixed.append((q @ k.mT).masked_fill(~second, float("-inf")).softmax(-1) @ v)
+    merged = torch.stack(mixed, 1).permute(0, 3, 1, 2).flatten(1, 2).unflatten(2, (8, 8))
+    torch.testing.assert_close(block(x), x + block.gain * block.output(merged))
