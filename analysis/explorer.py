@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from analysis.pictures import to_image
 from sagan_base.atomic import atomic_write
-from ylg.heads import aligned_rows, head_steps, sparse_head_masks
+from ylg.heads import aligned_rows, head_steps
 from ylg.layer import SparseAttention2d
 
 TEMPLATE = Path(__file__).with_name("explorer_template.html")

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from ablations import execute
+from ablations.bootstrap import read_features
 from ablations.execute import Measurement, finished
 from ablations.experiment import Experiment, Setting
 from ablations.presets import Preset
@@ -27,6 +28,9 @@ from ablations.rows import ROWS
 from sagan_base.config import ModelConfig, RunConfig
 from sagan_base.data import load_data
 from sagan_base.distributed import Processes
+from sagan_base.generator import Generator
+from sagan_base.metrics import features
+from sagan_base.metrics.classifier import ClassifierConfig, classifier_for
 
 MINIATURE = """
 import sys, torch
@@ -129,10 +133,11 @@ def test_the_command_itself_prints_class_accuracy_and_how_far_the_distance_fell(
 
 
 def test_the_last_measurement_is_repeated_with_the_gains_at_0(tmp_path, monkeypatch):
-    gains = []
+    gains, counts = [], []
 
     class Recording(Measurement):
         def __call__(self, generator, *arguments, **options):
+            counts.append(arguments[1])
             gains.append([layer.gain.item() for layer in generator.attention_layers().values()])
             return {"FD (tiny)": float(len(gains)), "IS-style (tiny)": 1.0}
 
@@ -149,6 +154,22 @@ def test_the_last_measurement_is_repeated_with_the_gains_at_0(tmp_path, monkeypa
     assert gains[-2] == [record.attention_gains["generator 8"]] != [0]
     assert record.attention_off == {"FD (tiny)": float(len(gains)), "IS-style (tiny)": 1.0}
     assert record.metrics["FD (tiny)"] == len(gains) - 1
+    assert counts == [30, 20, 30, 30]  # fewer samples for the curve
+
+
+def test_the_samples_kept_for_the_bootstrap_are_those_that_were_measured(tmp_path, monkeypatch):
+    small = ClassifierConfig(width=4, min_steps=10, max_steps=10)
+    monkeypatch.setattr(
+        features, "classifier_for", lambda data, cache: classifier_for(data, cache, small, progress=False)
+    )
+    torch.manual_seed(0)
+    generator = Generator(resolution=16, image_channels=1, num_classes=10, generator_width=4, attention=None)
+    data, measure = load_data("digits", 16), Measurement(("classifier",), cache=tmp_path / "cache")
+    measured = measure(generator, data, 100, progress=False)
+    execute._store_features(generator, data, tmp_path, measure, 100, progress=False)
+    kept = read_features(tmp_path)
+    assert kept.samples.shape == (100, 64)
+    assert kept.distance() == pytest.approx(measured["FD (digits classifier)"], rel=2e-3)
 
 
 def test_the_report_of_the_merged_runs_has_both_rows_with_two_seeds_each(merged, tmp_path, capsys):

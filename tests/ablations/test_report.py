@@ -1,6 +1,7 @@
 """The report of canned runs: its tables against the runs, and the page as a browser without network shows it."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -12,11 +13,19 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from ablations import page as page_of_report
 from ablations import run
-from ablations.page import _gain_curve, command, table_note
+from ablations.curves import band
+from ablations.experiment import Experiment, Setting
+from ablations.masks import FORBIDDEN, mask_pictures
+from ablations.page import _gain_curve, _samples, command, data_uri, table_note
+from ablations.presets import PRESETS
 from ablations.report import BEGIN, END, FILES, main
+from ablations.rows import ROWS
+from ablations.summary import compare
+from ylg import head_masks
 
 DISTANCE = "FD (digits classifier)"
 
@@ -220,3 +229,53 @@ def test_gains_are_drawn_as_sizes_and_notes_speak_of_the_columns_shown(canned_ru
     assert _gain_curve("discriminator 16")(record) == [(500, 0.2), (1000, 0.2)]
     assert "Best:" in table_note([record], ["row", "best @ step"])
     assert "Best:" not in table_note([record], ["row"]) and "Attention off" not in table_note([record], ["row"])
+
+
+def test_rows_are_compared_on_the_same_resampled_samples(canned_run):
+    samples = np.random.default_rng(0).standard_normal((100, 4))
+    records = [canned_run(row, 0, distance, samples=samples) for row, distance in (("sagan", 5.0), ("ylg", 3.0))]
+    (found,) = compare(records, [("ylg", "sagan")], resamples=100).values()
+    assert found.over_samples and (found.estimate, found.low, found.high) == (-2, -2, -2)  # equal samples: no doubt
+
+
+def test_a_row_is_compared_with_the_dense_row_of_its_own_recipe_and_else_with_the_baseline_asked_for(
+    canned_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("ablations.report.page", lambda *_: "")  # its drawings take seconds
+    for row in ("sagan", "sagan_8", "ylg", "sagan_biggan", "ylg_biggan"):
+        canned_run(row)
+    assert main([str(tmp_path), "--baseline", "sagan_8", "--resamples", "100"]) == 0
+    against = pd.read_csv(tmp_path / "report.csv").set_index("row")["compared with"].dropna().to_dict()
+    assert against == {row: ROWS["sagan_8"].title for row in ("sagan", "ylg", "sagan_biggan")} | {
+        "ylg_biggan": ROWS["sagan_biggan"].title
+    }
+
+
+def test_a_band_runs_from_the_lowest_seed_to_the_highest_where_all_seeds_measured():
+    curves = [[(100, 2.0), (200, 8.0), (300, 1.0)], [(200, 4.0), (100, 3.0)], [(100, 7.0), (200, 6.0), (400, 1.0)]]
+    assert [part.tolist() for part in band(curves)] == [[100, 200], [4, 6], [2, 4], [7, 8]]
+
+
+@pytest.mark.parametrize("row", ["ylg", "ylg_pool"])
+def test_the_pictures_of_masks_show_the_rows_own_masks_and_the_keys_of_the_query_in_the_middle(row):
+    def allowed(png: bytes) -> np.ndarray:
+        return (np.array(Image.open(io.BytesIO(png)).convert("RGB")) != FORBIDDEN).any(axis=-1)
+
+    pictures = mask_pictures(Experiment(ROWS[row], Setting(PRESETS["digits"], "paper", "digits", 100, ()), 0))
+    alignment = {"ylg": "rows", "ylg_pool": "pool"}[row]
+    masks = head_masks("ltr_rtl", (16, 16), (8, 8), 8, "manhattan", alignment).numpy()
+    heads = [int(head) for picture in pictures for head in picture.heads.split(", ")]
+    assert sorted(heads) == list(range(8)) and len(pictures) > 1
+    for picture in pictures:
+        for head in map(int, picture.heads.split(", ")):
+            assert (allowed(picture.matrix) == masks[head]).all()
+            assert (allowed(picture.seen) == masks[head].reshape(16, 16, 8, 8)[8, 8]).all()
+
+
+def test_the_sample_sheet_shown_of_a_row_is_that_of_its_first_seed(canned_run):
+    runs = [canned_run("ylg", seed, distance=3.0 + seed) for seed in (2, 0, 1)]
+    for record in runs:
+        Image.new("L", (4, 4), record.seed).save(record.folder / "samples.png")
+    shown = _samples({"ylg": runs})
+    assert data_uri((runs[1].folder / "samples.png").read_bytes()) in shown
+    assert shown.count("<img") == 1 and f"{DISTANCE} 3.00" in shown

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from ablations import sizes
 from ablations.experiment import Experiment, Setting
 from ablations.presets import PRESETS, find_preset
 from ablations.published import PUBLISHED
@@ -70,6 +71,13 @@ def test_rows_compared_at_equal_size_have_equal_parameter_counts():
 def test_a_row_of_another_size_than_it_claims_is_refused():
     liar = replace(ROWS["no_attention"], same_size_as="sagan")
     with pytest.raises(ValueError, match=r"row 'no_attention' has .* parameters .* but 'sagan'"):
+        require_equal_sizes([Experiment(liar, SETTING, 0)])
+
+
+def test_rows_of_equal_generators_but_other_discriminators_are_refused(monkeypatch):
+    monkeypatch.setattr(sizes, "parameter_counts", lambda config: (7, 5 if config.model.attention is None else 6))
+    liar = replace(ROWS["no_attention"], same_size_as="sagan")
+    with pytest.raises(ValueError, match=r"has \(7, 5\) parameters .* has \(7, 6\)"):
         require_equal_sizes([Experiment(liar, SETTING, 0)])
 
 

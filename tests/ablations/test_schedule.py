@@ -48,6 +48,7 @@ def test_a_dry_run_tells_finished_started_and_new_runs_apart_and_writes_nothing(
 def test_each_task_of_the_slurm_array_is_one_run(quick, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["--rows", "sagan", "ylg", "--seeds", "2", "--steps", "9", "--data", "folder:my images"]
+    options += ["--features", "efficientnet", "classifier", "--inception-weights", "my weights.pth", "--device", "cpu"]
     assert run.main([*options, "--list", "--format", "slurm"]) == 0
     script = tmp_path / "array.sh"
     script.write_text(capsys.readouterr().out)
@@ -62,9 +63,12 @@ def test_each_task_of_the_slurm_array_is_one_run(quick, tmp_path, monkeypatch, c
         words = subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=True).stdout
         command = words.splitlines()
         assert Path(command[0]) == Path(run.__file__)  # wherever the script was written from
-        request = run.request(run.parser().parse_args(command[1:]))
+        asked = run.parser().parse_args(command[1:])
+        assert (asked.inception_weights, asked.device) == (Path("my weights.pth"), "cpu")
+        request = run.request(asked)
+        assert request.setting.features == ("efficientnet", "classifier", "inception")
         assert request.setting.data == "folder:my images" and request.setting.steps == 9
-        assert request.out == Path(tmp_path / "runs" / "ablation-on-my images-9-steps")
+        assert request.out == tmp_path / "runs" / f"ablation-on-my images-9-steps-{'-'.join(request.setting.features)}"
         runs += [experiment.name for experiment in request.experiments]
     assert runs == ["sagan-seed0", "ylg-seed0", "sagan-seed1", "ylg-seed1"]
 

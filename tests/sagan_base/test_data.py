@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from sagan_base.data import ImageData, default_cache, load_data
+from sagan_base.data import ImageData, default_cache, evenly_spaced, load_data
 from sagan_base.data_sources import decoding
 from sagan_base.data_sources.folder import list_folder
 from sagan_base.data_sources.pictures import fit_square, read_square
@@ -148,6 +148,11 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert default_cache() == tmp_path / "ylg"
     monkeypatch.setenv("YLG_CACHE", str(tmp_path / "mine"))
     assert default_cache() == tmp_path / "mine"
+
+
+@pytest.mark.parametrize(("count", "most", "kept"), [(10, 4, [0, 2, 5, 7]), (9, 3, [0, 3, 6]), (3, 5, [0, 1, 2])])
+def test_some_of_many_are_taken_at_even_distances_and_few_all(count: int, most: int, kept: list[int]):
+    assert evenly_spaced(count, most).tolist() == kept
 
 
 # --- picture files ---

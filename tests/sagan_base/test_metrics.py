@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
@@ -15,6 +17,7 @@ import scipy.special
 import scipy.stats
 import torch
 from sklearn.datasets import load_sample_image
+from sklearn.svm import SVC
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -22,6 +25,7 @@ from sagan_base.checkpoint import build_networks, load_checkpoint, named_part, w
 from sagan_base.config import ModelConfig, RunConfig
 from sagan_base.data import ImageData, load_data
 from sagan_base.generator import Generator
+from sagan_base.metrics import __main__ as command_module
 from sagan_base.metrics import evaluate as evaluate_module
 from sagan_base.metrics import features as features_module
 from sagan_base.metrics.__main__ import main as metrics_command
@@ -33,9 +37,11 @@ from sagan_base.metrics.classifier import (
     load_classifier,
     train_classifier,
 )
-from sagan_base.metrics.evaluate import RealStatistics, evaluate, measures, real_statistics
+from sagan_base.metrics.evaluate import RealImages, RealStatistics, evaluate, measures, real_statistics
 from sagan_base.metrics.features import choose_features, inception_weights
 from sagan_base.metrics.generated import GeneratedImages, class_frequency_labels
+from sagan_base.train import _evaluation
+from sagan_base.train import build_parser as training_options
 
 LABEL = "(digits classifier)"
 
@@ -108,6 +114,17 @@ def test_the_score_is_the_exponential_of_the_mean_divergence(clouds: tuple[np.nd
     expected = np.exp(np.mean([scipy.stats.entropy(row, p.mean(0)) for row in p]))
     found = measures(torch.tensor(generated), torch.tensor(generated), statistics_of(real))["IS-style"]
     assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_score_of_thousands_of_samples_is_the_mean_over_shuffled_parts_of_a_thousand_or_more(
+    clouds: tuple[np.ndarray, np.ndarray],
+):
+    logits = np.random.default_rng(2).normal(size=(2500, 3)) * 3
+    logits[:1250, 0] += 9  # in the order given, the halves would differ
+    p = scipy.special.softmax(logits[np.random.RandomState(2020).permutation(2500)], axis=1)
+    scores = [np.exp(np.mean(scipy.stats.entropy(part, part.mean(0), axis=1))) for part in (p[:1250], p[1250:])]
+    found = measures(torch.zeros(2500, 6).double(), torch.tensor(logits), statistics_of(clouds[1]))["IS-style"]
+    assert found == pytest.approx(np.mean(scores), rel=1e-9)
 
 
 def test_the_kernel_distance_is_the_mean_unbiased_estimate_over_random_subsets(clouds: tuple[np.ndarray, np.ndarray]):
@@ -258,6 +275,20 @@ def test_generated_images_are_the_generators_rounded_to_bytes(generator: Generat
     assert (pixels.float() - expected).abs().max() <= 0.501
 
 
+def test_of_too_many_real_images_evenly_spaced_ones_are_compared(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(evaluate_module, "MOST_REAL_IMAGES", 4)
+    pixels = torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1).expand(-1, 1, 4, 4)
+    data = ImageData("made", pixels.contiguous(), torch.zeros(10, dtype=torch.int64), ("a",))
+    with RealImages(data, batch_size=2, progress=False) as images:
+        assert [int(images[i].max()) for i in range(len(images))] == [0, 2, 5, 7]
+
+
+def test_a_training_measures_as_many_samples_as_it_was_asked_for(digits: ImageData, cache: Path, generator: Generator):
+    options = ["--features", "classifier", "--num-samples", "40", "--cache", str(cache)]
+    measure = _evaluation(training_options().parse_args(options), digits)
+    assert measure(generator, 1) == evaluate(generator, digits, num_samples=40, cache=cache, progress=False)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -306,6 +337,24 @@ def test_a_classifier_is_trained_once_per_data_set_and_the_same_again(
     assert classifier_for(digits, tmp_path, config, progress=False) == path
     with pytest.raises(pytest.fail.Exception):
         classifier_for(load_data("digits", 16, split="test"), tmp_path, config, progress=False)
+
+
+def test_every_tenth_image_of_a_class_judges_the_classifier_and_never_trains_it(monkeypatch: pytest.MonkeyPatch):
+    value = torch.cat([torch.arange(20), torch.arange(236, 256)])  # a dark class and a bright one, ...
+    value[[9, 19, 29, 39]] = value[[29, 39, 9, 19]]  # ... but every tenth image is one of the other's
+    images = value.to(torch.uint8).reshape(40, 1, 1, 1).repeat(1, 1, 16, 16)
+    data = ImageData("made", images, torch.arange(40) // 20, ("dark", "bright"))
+    trained_on = set()
+
+    def seen(images: Tensor, max_shift: float) -> Tensor:
+        trained_on.update(images[:, 0, 0, 0].tolist())
+        return images
+
+    monkeypatch.setattr("sagan_base.metrics.classifier._shift", seen)
+    config = ClassifierConfig(width=4, min_steps=60, max_steps=60, batch_size=12)
+    model, accuracy = train_classifier(data, config, progress=False)
+    assert trained_on == set(value.tolist()) - set(value[[9, 19, 29, 39]].tolist())
+    assert accuracy == 0 and classifier_accuracy(model, data) == 36 / 40
 
 
 def test_data_without_two_classes_or_with_too_few_images_has_no_classifier(digits: ImageData, tmp_path: Path):
@@ -448,26 +497,49 @@ def test_operators_that_exist_are_left_alone():
 # --- the command ---
 
 
-def test_the_command_prints_a_row_a_measure_for_the_trained_and_the_untrained_network(
-    digits: ImageData, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-):
+def write_model(folder: Path) -> Path:
     config = RunConfig(
         model=ModelConfig(resolution=16, image_channels=1, num_classes=10, generator_width=2, attention=None)
     )
     generator, discriminator = build_networks(config)
     torch.nn.init.constant_(generator.to_image.bias, -1.0)  # a darker generator than the untrained one
     tensors = named_part("ema", generator.state_dict()) | named_part("discriminator", discriminator.state_dict())
-    write_checkpoint(tmp_path / "model.safetensors", tensors, config, {})
+    write_checkpoint(folder / "model.safetensors", tensors, config, {})
+    return folder / "model.safetensors"
+
+
+def test_the_command_prints_a_row_a_measure_for_the_trained_and_the_untrained_network(
+    digits: ImageData, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    model = write_model(tmp_path)
     arguments = ["--num-samples", "40", "--untrained", "--cache", str(cache), "--json", str(tmp_path / "m.json")]
-    assert metrics_command([str(tmp_path / "model.safetensors"), *arguments]) == 0
+    assert metrics_command([str(model), *arguments]) == 0
     out, err = capsys.readouterr()
     rows = {line[: line.index("  ")]: line.split()[-2:] for line in out.splitlines()[1:] if "  " in line}
     found = json.loads((tmp_path / "m.json").read_text())
-    direct = evaluate(load_checkpoint(tmp_path / "model.safetensors")[0], digits, num_samples=40, cache=cache)
+    direct = evaluate(load_checkpoint(model)[0], digits, num_samples=40, cache=cache)
     assert found["trained"][f"FD {LABEL}"] == direct[f"FD {LABEL}"] != found["untrained"][f"FD {LABEL}"]
     assert rows[f"FD {LABEL}"] == [f"{found[c][f'FD {LABEL}']:.4f}" for c in ("trained", "untrained")]
     assert CLASS_ACCURACY in found["trained"] and "of 355 held-out real images" in out
     assert "data: digits" in err
+
+
+def test_the_commands_samples_have_its_seed_and_its_machine_learns_from_the_training_images(
+    digits: ImageData, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    def seed_of(measure: Callable) -> Callable:
+        return lambda *given, **named: signature(measure).bind(*given, **named).arguments.get("seed", 0)
+
+    evaluated, judged = seed_of(evaluate), seed_of(class_accuracy)
+    monkeypatch.setattr(command_module, "evaluate", lambda *given, **named: {"FD": evaluated(*given, **named)})
+    monkeypatch.setattr(command_module, "class_accuracy", judged)
+    options = ["--seed", "7", "--cache", str(tmp_path), "--json", str(tmp_path / "m.json")]
+    assert metrics_command([str(write_model(tmp_path)), *options]) == 0
+    assert json.loads((tmp_path / "m.json").read_text()) == {"trained": {"FD": 7, CLASS_ACCURACY: 7}}
+    test = load_data("digits", 16, split="test")
+    pixels, held_out = (part.images.flatten(1).numpy() / np.float32(255) for part in (digits, test))
+    share = SVC(C=10.0).fit(pixels, digits.labels).score(held_out, test.labels)
+    assert share < 1 and f"the machine names the class of {share:.1%})" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
