@@ -10,9 +10,12 @@ import torch
 from PIL import Image
 
 from analysis import attention_maps as command
+from analysis.explorer import View
 from analysis.head_statistics import head_statistics, relay_cells, without_attention
+from analysis.inversion_targets import generated
 from analysis.loading import load_model
 from sagan_base.network import attention_off
+from ylg.heads import aligned_rows, head_masks, sparse_head_masks
 from ylg.layer import SparseAttention2d
 
 
@@ -62,6 +65,19 @@ def test_uniform_attention_has_the_most_entropy_and_the_uniform_distance():
         assert row["on relays"] is None
 
 
+def test_uniform_attention_is_that_over_the_allowed_keys_of_each_query():
+    attend = layer(alignment="rows")
+    masks = head_masks(attend.pattern, (8, 8), (4, 4), 8, "manhattan", "rows").numpy()
+    enumeration = sorted(range(16), key=lambda cell: (cell // 4 + cell % 4, cell))
+    relays = [cell in [enumeration[position] for position in (3, 7, 11, 15)] for cell in range(16)]
+    for head, row in enumerate(head_statistics(attend, torch.full((1, 8, 64, 16), 1 / 16))):
+        allowed = masks[head].sum(1)
+        assert row["most entropy"] == pytest.approx(np.log2(allowed).mean())
+        if row["pattern"].startswith("ltr"):
+            assert row["uniform on relays"] == pytest.approx((masks[head][:, relays].sum(1) / allowed).mean())
+            assert row["on relays"] == pytest.approx(4 / 16)
+
+
 def test_with_attention_off_a_network_is_as_if_its_gains_were_0_and_gets_them_back(checkpoint):
     generator = load_model(checkpoint=checkpoint).generator
     z, labels = torch.randn(2, 8), torch.tensor([1, 2])
@@ -88,6 +104,79 @@ def test_the_comparison_is_0_where_the_gains_are_0(checkpoint):
     assert numbers["mean pixel difference without the generator's attention"] == 0
     assert numbers["PSNR between with and without (dB)"] == 99.0
     assert numbers["mean logit"] == numbers["mean logit without the discriminator's attention"]
+
+
+def test_the_comparison_is_by_each_networks_own_attention_on_the_images_with_it(checkpoint):
+    model, bare = load_model(checkpoint=checkpoint), load_model(checkpoint=checkpoint)
+    for network in (bare.generator, bare.discriminator):
+        torch.nn.init.zeros_(network.attention_layers()["attention.8"].gain)
+    z, labels = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2])
+    *_, numbers = without_attention(model.generator, model.discriminator, z, labels)
+    with torch.no_grad():
+        images, off = model.generator(z, labels), bare.generator(z, labels)
+        logits, logits_off = model.discriminator(images, labels), bare.discriminator(images, labels)
+    difference = (images.double() / 2 - off.double() / 2).abs().mean().item()
+    assert numbers["mean pixel difference without the generator's attention"] == pytest.approx(difference, rel=1e-4)
+    assert numbers["mean logit"] == pytest.approx(logits.mean().item(), rel=1e-5)
+    assert numbers["mean logit without the discriminator's attention"] == pytest.approx(
+        logits_off.mean().item(), rel=1e-5
+    )
+    assert numbers["mean logit"] != pytest.approx(logits_off.mean().item(), rel=1e-5)
+
+
+# ---- attention_maps.png ----
+
+
+def brightest_cell(panel):
+    """(row, column) of the 4x4 key cells."""
+    means = np.asarray(panel, dtype=float).reshape(4, 28, 4, 28, 3).mean((1, 3, 4))
+    return np.unravel_index(means.argmax(), means.shape)
+
+
+def marked_cell(panel):
+    """(row, column) of the 8x8 queries whose outline is drawn."""
+    rows, cols = np.nonzero((np.asarray(panel) == (86, 180, 233)).all(-1))
+    return round(rows.min() / 14), round(cols.min() / 14)
+
+
+def panel_of(sheet, column, line):
+    left, top = 150 + column * 118, 6 + 18 + line * 118
+    return sheet.crop((left, top, left + 112, top + 112))
+
+
+def test_the_picture_shows_the_mean_over_queries_and_the_row_of_the_one_that_is_marked():
+    attention = torch.zeros(1, 64, 16)
+    attention[0, :, [5, 12, 9]] = torch.tensor([0.60, 0.35, 0.05])
+    attention[0, 1 * 8 + 6] = torch.eye(16)[9]  # one query looks at the cell (2, 1) only
+    masks = sparse_head_masks("dense", (8, 8), (4, 4), 1, "manhattan", "rows")
+    rows = aligned_rows((8, 8), (4, 4), "rows")
+    image = torch.zeros(1, 16, 16)
+    view = View("D", "", image, attention, masks, ["dense"], (8, 8), (4, 4), "rows", rows)
+    sheet = command.picture_of([view], [1, 6])
+    assert brightest_cell(panel_of(sheet, 1, 0)) == (1, 1)
+    assert brightest_cell(panel_of(sheet, 1, 1)) == (2, 1)
+    assert marked_cell(panel_of(sheet, 0, 1)) == marked_cell(panel_of(sheet, 1, 1)) == (1, 6)
+    assert brightest_cell(panel_of(command.picture_of([view], [6, 1]), 1, 1)) == (1, 1)
+
+
+def test_class_seed_and_query_are_those_asked_for(checkpoint, tmp_path, monkeypatch):
+    shown, counted = [], []
+    generator_views = command.generator_views
+    monkeypatch.setattr(command, "generator_views", lambda *given: shown.append(given[1:3]) or generator_views(*given))
+    monkeypatch.setattr(command, "head_statistics", lambda *given: counted.append(given[1]) or head_statistics(*given))
+    asked = ["--generated", "2", "--class", "4", "--seed", "3", "--query", "1", "6"]
+    command.main([*asked, "--checkpoint", str(checkpoint), "--out", str(tmp_path)])
+    model = load_model(checkpoint=checkpoint)
+    drawn = list(generated(model, 64, 3, 4))
+    for (z, label), target in zip(shown, drawn[:2], strict=True):
+        assert torch.equal(z, target.latent)
+        assert label == 4
+    with Image.open(tmp_path / "attention_maps.png") as sheet:
+        assert marked_cell(panel_of(sheet.convert("RGB"), 0, 1)) == (1, 6)
+    with torch.no_grad():  # statistics are of the images that are made with attention
+        images = model.generator(torch.stack([target.latent for target in drawn]), torch.full((64,), 4))
+        _, expected = model.discriminator.attention_features(images)
+    torch.testing.assert_close(counted[1], expected, rtol=1e-6, atol=0)
 
 
 def test_the_command_writes_page_pictures_maps_and_statistics(checkpoint, tmp_path, capsys):

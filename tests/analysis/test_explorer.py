@@ -224,3 +224,12 @@ def test_views_of_networks_hold_their_attention_and_their_masks(mode):
             assert (seen.attention[head].numpy()[~mask.toarray()] == 0).all()
     assert views[2].weighs == (1,)
     assert "zero: this layer changes nothing" in views[2].text
+
+
+def test_the_heads_that_weigh_are_marked_in_the_first_layer_only():
+    options = dict(resolution=32, image_channels=1, num_classes=3, latent_dim=8, generator_width=8)
+    discriminator = Discriminator(**options, discriminator_width=8, discriminator_attention=(8, 16)).eval()
+    views = discriminator_views(discriminator, torch.zeros(1, 32, 32), weighs=(1, 2))
+    first = next(iter(discriminator.attention_layers().values()))
+    assert [view.weighs for view in views] == [(1, 2), ()]
+    assert views[0].query_grid == first.grid

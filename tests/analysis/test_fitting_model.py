@@ -3,11 +3,13 @@
 import argparse
 
 import pytest
+import torch
 
-from analysis.fitting_model import fitting_model
+from analysis.fitting_model import _draws, _mean_distance, fitting_model
 from analysis.inversion_targets import generated
 from analysis.loading import add_model_arguments, load_model
 from analysis.pictures import to_image
+from analysis.similarity import Distance
 from sagan_base.models import DEFAULT_MODEL, model_names
 
 
@@ -41,3 +43,18 @@ def test_without_a_picture_the_default_model_is_taken():
 def test_a_picture_that_cannot_be_read_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"nothing\.png"):
         fitting_model(parsed(), [tmp_path / "nothing.png"])
+
+
+def test_a_model_is_as_far_as_the_mean_over_pictures_of_its_nearest_draw(checkpoint, tmp_path):
+    model = load_model(checkpoint=checkpoint)
+    levels = torch.randint(0, 256, (2, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+    pictures = levels.float() / 127.5 - 1
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    for path, picture in zip(paths, pictures, strict=True):
+        to_image(picture).save(path)
+    squared = Distance("squared", lambda images, real: (images - real).square().mean((1, 2, 3)))
+    draws = _draws(model)
+    for negative, sign in ((False, 1), (True, -1)):
+        nearest = [min(float((draw - sign * picture).square().mean()) for draw in draws) for picture in pictures]
+        ours = _mean_distance(model, paths, negative, squared)
+        assert ours == pytest.approx(sum(nearest) / 2, rel=1e-4)

@@ -185,6 +185,13 @@ def test_lookahead_changes_the_path_of_an_inversion(model):
     assert not np.array_equal(plain.losses[2:], ahead.losses[2:])
 
 
+def test_lookahead_that_moves_all_the_way_changes_nothing(model):
+    plain = invert(*model, picture(model[0]), QUICK, ssim_distance(), label=1)
+    all_the_way = replace(QUICK, lookahead=2, lookahead_alpha=1.0)
+    ahead = invert(*model, picture(model[0]), all_the_way, ssim_distance(), label=1)
+    np.testing.assert_allclose(ahead.losses, plain.losses, rtol=1e-4)
+
+
 # ---- the search ----
 
 
@@ -227,6 +234,12 @@ def test_restarts_begin_at_the_best_draws_of_the_best_classes(model):
     assert torch.tensor(found.losses[0]).sort().values[0] == pytest.approx(expected[0].item(), rel=1e-4)
 
 
+def test_random_codes_are_cut_at_2(model):
+    config = replace(QUICK, steps=1, restarts=100, draws=0)
+    drawn = invert(*model, picture(model[0]), config, ssim_distance(), label=1).latents
+    assert 1.8 < drawn.abs().max() <= 2.0
+
+
 def test_every_class_is_tried_even_with_fewer_draws_than_classes(model):
     found = invert(*model, picture(model[0]), replace(QUICK, steps=1, restarts=1, draws=1), ssim_distance())
     assert sorted(set(found.draw_labels.tolist())) == [0, 1, 2]
@@ -259,6 +272,16 @@ def test_each_restart_keeps_the_code_of_its_lowest_loss_and_not_its_last(model):
     found = invert(generator, discriminator, target, config, ssim_distance(), label=1)
     assert (found.losses.argmin(0) < 29).any()
     loss = InversionLoss(discriminator, target[None], config.loss)
+    with torch.no_grad():
+        again = loss.per_image(loss.terms(generator(found.latents, found.labels)))
+    np.testing.assert_allclose(again.numpy(), found.losses.min(0), rtol=1e-4)
+
+
+def test_with_noise_the_code_that_is_kept_is_the_one_that_was_seen(model):
+    generator, discriminator = model
+    target = picture(generator)
+    found = invert(generator, discriminator, target, replace(QUICK, steps=1, noise=0.5), ssim_distance(), label=1)
+    loss = InversionLoss(discriminator, target[None], QUICK.loss)
     with torch.no_grad():
         again = loss.per_image(loss.terms(generator(found.latents, found.labels)))
     np.testing.assert_allclose(again.numpy(), found.losses.min(0), rtol=1e-4)
@@ -325,6 +348,26 @@ def test_tuning_the_generator_helps_beyond_z_and_leaves_the_models_weights_alone
     assert all(torch.equal(before[name], value) for name, value in generator.state_dict().items())
     assert all(parameter.requires_grad for parameter in generator.parameters())
     assert (found.tuned - real).square().mean() < (found.image - real).square().mean()
+
+
+def test_the_tuned_image_is_that_of_the_lowest_loss_and_not_the_last(model):
+    generator, discriminator = model
+    real = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    config = replace(QUICK, tune_steps=3, tune_learning_rate=0.02)  # it overshoots
+    found = invert(generator, discriminator, real, config, ssim_distance(), label=0)
+    assert np.argmin(found.tuned_losses) == 1
+    loss = InversionLoss(discriminator, real[None], config.loss)
+    with torch.no_grad():
+        features = [loss.terms(image[None]).sum().item() for image in (found.tuned, found.image)]
+    pixels = [(image - real).square().mean().item() for image in (found.tuned, found.image)]
+    expected = features[0] / features[1] + pixels[0] / pixels[1]
+    assert min(found.tuned_losses) == pytest.approx(expected, rel=1e-4)
+
+
+def test_tuning_moves_as_fast_as_its_learning_rate_says(model):
+    config = replace(QUICK, tune_steps=5, tune_learning_rate=1e-9)
+    found = invert(*model, picture(model[0], seed=9), config, ssim_distance(), label=0)
+    assert found.tuned_losses == pytest.approx([2.0] * 5, abs=1e-4)
 
 
 def test_mistakes_are_refused_with_the_remedy(model):

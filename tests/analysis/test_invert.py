@@ -16,8 +16,14 @@ import torch
 from PIL import Image
 
 from analysis import invert as command
+from analysis.inversion import PRESETS, InversionConfig
+from analysis.inversion_loss import LossConfig, block_outputs
+from analysis.inversion_report import comparison, inversion_page, similarity, summary
 from analysis.inversion_table import summaries
+from analysis.inversion_targets import from_file, from_folder, generated
 from analysis.loading import load_model
+from analysis.pictures import to_image
+from analysis.similarity import Distance, ssim_distance
 
 QUICK = ["--steps", "3", "--restarts", "2", "--draws", "12"]
 FILES = {"reconstruction.png", "comparison.png", "latent.npz", "metrics.json", "explorer.html"}
@@ -194,6 +200,85 @@ def test_a_light_picture_before_a_dark_model_is_warned_of_and_the_negative_is_th
     out = tmp_path / "out"
     run(tmp_path / "white.png", "--negative", "--checkpoint", checkpoint, "--out", out, *QUICK)
     assert "light and dark were exchanged" in capsys.readouterr().out
+
+
+def test_the_class_that_is_given_is_used_and_another_one_is_another_result(checkpoint, picture, tmp_path):
+    for label in (4, 5):
+        run(picture, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--class", label, *QUICK)
+        numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert (numbers["label"], numbers["class_given"]) == (label, "given")
+
+
+def test_every_option_reaches_the_configuration_and_the_rest_is_the_presets():
+    def configs(*options):
+        return command.configs_of(command.build_parser().parse_args(["picture.png", *options]))
+
+    assert configs() == [InversionConfig()]
+    assert configs("--preset", "published") == [PRESETS["published"]]
+    options = ["--heads", "1", "6", "--features", "blocks", "--weighting", "mean", "--norm", "l1", "--noise", "0.5"]
+    losses = [LossConfig(method, "blocks", (1, 6), "mean", "l1") for method in ("pixel", "saliency")]
+    expected = [InversionConfig(loss, noise=0.5) for loss in losses]
+    assert configs(*options, "--method", "pixel", "saliency") == expected
+
+
+def test_a_folder_is_read_up_to_the_limit_and_a_negative_exchanges_light_and_dark(checkpoint, picture, tmp_path):
+    model = load_model(checkpoint=checkpoint)
+    for name in "ab":
+        shutil.copy(picture, tmp_path / f"{name}.png")
+    assert [len(from_folder(tmp_path, model, limit)[0]) for limit in (None, 2, 1)] == [3, 2, 1]
+    plain, negative = from_file(picture, model), from_file(picture, model, negative=True)
+    assert torch.equal(negative.image, -plain.image)
+    assert not torch.equal(negative.image, plain.image)
+
+
+# ---- what is reported of the chosen restart ----
+
+
+@pytest.fixture(scope="module")
+def chosen_last(checkpoint):
+    """A model, a target whose code is known, and its inversion of which the third of three restarts is chosen."""
+    model = load_model(checkpoint=checkpoint)
+    (target,) = generated(model, 1, seed=3)
+    config = InversionConfig(LossConfig(heads=(1, 6)), steps=3, restarts=3, draws=12)
+    prefer_last = Distance("last", lambda images, reference: -torch.arange(len(images)).float())
+    found = command.invert(model.generator, model.discriminator, target.image, config, prefer_last, target.label)
+    assert found.chosen == 2
+    return model, target, found, summary(model, target, found, prefer_last, class_given=True)
+
+
+def test_the_numbers_are_those_of_the_chosen_restart(chosen_last):
+    _, target, found, numbers = chosen_last
+    assert numbers["loss_last"] == found.losses[:, 2].min()
+    assert numbers["loss_last"] != found.losses[:, 0].min()
+    error = np.sqrt(np.mean((found.latents[2].numpy() - target.latent.numpy()) ** 2))
+    assert numbers["latent error"] == pytest.approx(error, rel=1e-5)
+
+
+def test_the_feature_distance_is_the_root_mean_square_of_the_features_before_attention(chosen_last):
+    model, target, found, _ = chosen_last
+    with torch.no_grad():
+        a, b = (dict(block_outputs(model.discriminator, image[None]))[8] for image in (target.image, found.image))
+    expected = np.sqrt(np.mean((a - b).numpy() ** 2))
+    numbers = similarity(model, found.image, target.image, ssim_distance())
+    assert numbers["feature distance"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_page_shows_the_frames_of_the_chosen_restart_and_marks_the_heads_that_weigh(chosen_last):
+    model, target, found, numbers = chosen_last
+    page = inversion_page(model, target, found, numbers, [])
+    assert [step for step, _ in page.frames] == [0, 1, 2]
+    for (_, shown), (_, images) in zip(page.frames, found.frames, strict=True):
+        assert torch.equal(shown, images[2])
+    assert [view.weighs for view in page.views] == [(1, 6), (), ()]
+
+
+def test_the_comparison_shows_the_real_image_and_then_the_reconstruction(chosen_last):
+    model, target, found, _ = chosen_last
+    sheet = np.asarray(comparison(model, target, found))
+    for index, image in enumerate((target.image, found.image)):
+        left = 8 + index * (256 + 8)
+        assert np.array_equal(sheet[8:264:16, left : left + 256 : 16, 0], np.asarray(to_image(image)))
+    assert not np.array_equal(to_image(target.image), to_image(found.image))
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,33 @@ def test_the_page_stands_alone_and_has_no_gap_left(drawn):
     assert "full information" in page and "pairs unreachable" in page
 
 
+def test_the_tables_of_the_page_hold_the_measures_of_their_pattern_and_order(drawn):
+    page = (drawn / "index.html").read_text(encoding="utf-8")
+    with (drawn / "comparison.csv").open(newline="") as stream:
+        measured = {(row["pattern"], row["order"]): row for row in csv.DictReader(stream)}
+    names = list(dict.fromkeys(name for name, _ in measured))
+
+    def table_with(heading):
+        (table,) = (text for text in re.findall(r"<table>.*?</table>", page, re.DOTALL) if heading in text)
+        lines = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', table)
+        return {name: re.findall(r"<td.*?>(.*?)</td>", cells) for name, cells in lines}
+
+    of_patterns, of_orders = table_with(">congestion</th>"), table_with(">inside a block</th>")
+    of_distances = table_with(f'>order</th><th scope="col">{names[0]}</th>')
+    for name in names:
+        row = measured[name, "hilbert"]
+        assert f"{row['flow_forward']} · {row['flow_backward']}" in of_patterns[name]
+        reached = "full information" if row["unreachable_pairs"] == "0" else "pairs unreachable"
+        (caption,) = re.findall(rf'alt="masks {name}"><figcaption>(.*?)</figcaption>', page)
+        assert reached in caption
+    for order in ("hilbert", "snake"):
+        assert of_orders[order][0] == f"{float(measured['ltr', order]['block_distance']):.2f}"
+        distances = [measured[name, order]["step_distance"].split() for name in names]
+        assert of_distances[order] == [" · ".join(f"{float(text):.1f}" for text in each) for each in distances]
+    assert of_distances["hilbert"] != of_distances["snake"]
+    assert of_orders["hilbert"] != of_orders["snake"]
+
+
 def test_the_script_of_the_page_is_given_the_masks_that_attention_uses(data):
     def integers(text):
         return np.frombuffer(base64.b64decode(text), dtype="<u4")
@@ -124,6 +151,57 @@ def test_the_view_of_a_query_shows_the_keys_that_its_row_allows():
     for picture, (alignment, head) in zip(shown, [("pool", 0), ("pool", 1), ("rows", 0), ("rows", 1)], strict=True):
         mask = ylg.head_masks("strided", (8, 8), (4, 4), 2, "raster", alignment)[head, 5 * 8 + 2].numpy().reshape(4, 4)
         assert ((picture == pattern_drawings.to_rgb(pattern_drawings.colour_of(head))).all(-1) == mask).all()
+
+
+def test_the_ring_lies_where_the_query_is_on_the_image():
+    study = pattern_study.prepare(["dense"], ["raster"], "4x4", alignment=["rows"], query=(5, 2))
+    _, _, make = patterns.drawings(study)["seen"][0]
+    for ring in make().axes[0].collections:
+        assert ring.get_offsets().tolist() == [[1.25, 2.75]]  # (x, y), two queries to a cell
+
+
+def test_an_order_is_drawn_with_its_positions_borders_and_relays_in_their_cells():
+    cells = np.random.default_rng(0).permutation(12)
+    relays = np.array([3, 7, 8])
+    axes = pattern_drawings.order_figure(cells, (3, 4), "mixed", 4, relays).axes[0]
+    position = {(int(cell) // 4, int(cell) % 4): number for number, cell in enumerate(cells)}
+    assert {place: axes.images[0].get_array()[place] for place in position} == position
+    lines, dots = axes.collections
+    across = {((c + 1, r), (c + 1, r + 1)): ((r, c), (r, c + 1)) for r in range(3) for c in range(3)}
+    down = {((c, r + 1), (c + 1, r + 1)): ((r, c), (r + 1, c)) for r in range(2) for c in range(4)}
+    drawn = {tuple(map(tuple, segment.astype(int).tolist())) for segment in lines.get_segments()}
+    assert drawn == {line for line, (a, b) in (across | down).items() if position[a] // 4 != position[b] // 4}
+    assert dots.get_offsets().tolist() == [[cells[i] % 4 + 0.5, cells[i] // 4 + 0.5] for i in relays]
+
+
+def test_the_flow_of_an_input_is_drawn_strong_and_its_title_counts_what_it_misses():
+    steps = ylg.step_masks("strided_original", 9)
+    first, second = (np.asarray(step, dtype=bool) for step in steps)  # [query, key]
+    source = next(j for j in range(9) if not (second.astype(int) @ first)[:, j].all())
+    figure = pattern_drawings.flow_figure(ylg.information_flow_graph(steps), "strided", source)
+    axes = figure.axes[0]
+    reached = first[:, source]
+    missed = 9 - (second.astype(int) @ first > 0)[:, source].sum()
+    assert axes.get_title("left") == f"strided: input {source} reaches all but {missed} of the 9 outputs"
+    expected = {((source, 0), (i, -1)) for i in np.flatnonzero(reached)}
+    expected |= {((j, -1), (i, -2)) for j in np.flatnonzero(reached) for i in np.flatnonzero(second[:, j])}
+    strong = axes.collections[1].get_segments()
+    assert {tuple(map(tuple, segment.astype(int).tolist())) for segment in strong} == expected
+
+
+def test_blocks_of_another_size_reach_masks_views_and_measures():
+    study = pattern_study.prepare(["ltr"], ["raster"], "4x4", stride=2, alignment=["pool"])
+    expected = ylg.step_masks("ltr", 16, 2)
+    for ours, theirs in zip(study.steps["ltr"], expected, strict=True):
+        assert np.array_equal(ours.toarray(), theirs)
+    (views,) = study.views.values()
+    for cell in range(16):
+        query = cell // 4 * 2 * 8 + cell % 4 * 2  # the first query pooled into the cell
+        for view, step in zip(views, expected, strict=True):
+            assert np.array_equal(view.toarray()[query], step[cell])
+    (row,) = pattern_study.comparison(study)
+    assert row["block_distance"] == ylg.flow_report(expected, (4, 4), "raster", 2)["block_distance"]
+    assert row["block_distance"] != ylg.flow_report(expected, (4, 4), "raster", 4)["block_distance"]
 
 
 def test_the_default_study_covers_the_patterns_of_the_paper_and_every_order():

@@ -8,10 +8,12 @@ import torch
 from PIL import Image
 
 from analysis import interpolate, samples
-from analysis.interpolate import closed_walk, great_circle
+from analysis.interpolate import closed_walk, generate, great_circle
+from analysis.loading import load_model
 from analysis.neighbours import encoded, encoder, nearest
 from analysis.samples import neighbours, spread
 from sagan_base.data import ImageData, load_data
+from sagan_base.sample import draw_class
 
 
 def test_spread_is_the_mean_difference_over_all_pairs():
@@ -39,6 +41,27 @@ def test_a_copied_training_image_is_found_at_distance_0_and_stands_on_top():
     assert np.array_equal(top[:, :64], top[:, 68:132])  # the copy beside the original
 
 
+def test_pixels_are_compared_as_parts_of_their_range():
+    encode = encoder("pixels", load_data("digits", 16), torch.device("cpu"))
+    black, white = torch.full((2, 1, 4, 4), -1.0), torch.full((3, 1, 4, 4), 1.0)
+    distances, _ = nearest(encode(black), [encode(white)], 1)
+    assert distances.tolist() == [[1.0], [1.0]]
+
+
+def test_the_medians_are_over_the_nearest_training_image_of_each():
+    pixels = torch.randint(0, 256, (30, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    train, test = (ImageData("noise", part, torch.zeros(len(part), dtype=torch.long), ("one",))
+                   for part in (pixels[:20], pixels[20:25]))  # fmt: skip
+    images = pixels[25:].float() / 127.5 - 1
+    _, numbers = neighbours(images, train, test, encoder("pixels", train, torch.device("cpu")), 3)
+    levels = pixels.flatten(1).numpy() / 255
+    away = np.sqrt(np.square(levels[20:, None] - levels[None, :20]).mean(-1)).min(1)
+    medians = numbers["median distance to the nearest training image"]
+    assert medians["held-out real"] == pytest.approx(np.median(away[:5]), rel=1e-4)
+    assert medians["generated"] == pytest.approx(np.median(away[5:]), rel=1e-4)
+    assert numbers["smallest distance of a generated image"] == pytest.approx(away[5:].min(), rel=1e-4)
+
+
 def test_efficientnet_features_tell_images_apart_and_are_streamed_in_chunks():
     images = torch.randint(0, 256, (6, 1, 16, 16), dtype=torch.uint8)
     data = ImageData("noise", images, torch.zeros(6, dtype=torch.long), ("one",))
@@ -64,6 +87,24 @@ def test_the_sheets_are_written_and_truncation_lowers_the_spread(checkpoint, tmp
     with Image.open(tmp_path / "classes.png") as sheet:
         assert sheet.size == (120 + 6 * 68, 4 + 2 * 68)
     assert "held-out real" in capsys.readouterr().out
+
+
+def test_images_of_the_classes_and_seed_asked_for_are_compared_with_the_training_split(
+    checkpoint, tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(samples, "neighbours", lambda *given: seen.extend(given) or neighbours(*given))
+    asked = ["--class", "3", "5", "--number", "4", "--neighbours", "2", "--seed", "7", "--out", str(tmp_path)]
+    samples.main(["--checkpoint", str(checkpoint), *asked])
+    images, train, test, _, count = seen
+    generator = load_model(checkpoint=checkpoint).generator
+    assert torch.equal(images, torch.cat([draw_class(generator, label, 4, seed=7) for label in (3, 5)]))
+    for data, split in ((train, "train"), (test, "test")):
+        assert torch.equal(data.images, load_data("digits", 16, split=split).images)
+    assert count == 2
+    record = json.loads((tmp_path / "samples.json").read_text())
+    by_limit = record["truncation"]["mean distance between two images"]
+    assert by_limit["|z| <= 1.0"] == pytest.approx(spread(draw_class(generator, 3, 4, 7, truncation=1.0)))
 
 
 # ---- walks ----
@@ -110,11 +151,37 @@ def test_the_walk_is_written_as_an_animation_of_all_its_pictures(checkpoint, tmp
         assert strip.width > 8 * 64
 
 
-def test_a_walk_between_inversions_starts_at_their_codes(checkpoint, tmp_path):
-    for name in "ab":
-        np.savez(tmp_path / f"{name}.npz", latent=np.random.default_rng(0).normal(size=8), label=np.int64(6))
-    between = ["--between", str(tmp_path / "a.npz"), str(tmp_path / "b.npz")]
-    assert interpolate.main([*between, "--frames", "2", "--checkpoint", str(checkpoint), "--out", str(tmp_path)]) == 0
+@pytest.fixture
+def walked(checkpoint, tmp_path, monkeypatch):
+    """Takes options; gives the codes that were walked through, [n, d], and their class."""
+
+    def walk(*options):
+        seen = []
+        monkeypatch.setattr(interpolate, "generate", lambda *given: seen.extend(given) or generate(*given))
+        arguments = ["--frames", "2", *map(str, options), "--checkpoint", str(checkpoint), "--out", str(tmp_path)]
+        assert interpolate.main(arguments) == 0
+        return seen[1:]
+
+    return walk
+
+
+def test_a_walk_between_inversions_passes_their_codes_in_their_class_or_the_one_asked_for(walked, tmp_path):
+    latents = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    paths = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    for path, latent in zip(paths, latents, strict=True):
+        np.savez(path, latent=latent, label=np.int64(6))
+    codes, label = walked("--between", *paths)
+    np.testing.assert_allclose(codes[::2].numpy(), latents, rtol=1e-5, atol=1e-6)
+    assert label == 6
+    assert walked("--between", *paths, "--class", 2)[1] == 2
+
+
+def test_a_random_walk_depends_on_its_seed_and_lasts_as_its_rate_says(walked, tmp_path):
+    codes, again, other = (walked("--points", 2, "--seed", seed, "--rate", 4)[0] for seed in (1, 1, 2))
+    assert torch.equal(codes, again)
+    assert not torch.equal(codes, other)
+    with Image.open(tmp_path / "walk.gif") as animation:
+        assert animation.info["duration"] == 250
 
 
 @pytest.mark.parametrize(
