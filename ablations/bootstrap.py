@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from sagan_base.atomic import atomic_write
+from sagan_base.files import atomic_write
 
 FEATURES = "features.npz"
 LARGEST_DIMENSION = 512  # beyond it one distance costs too much to repeat hundreds of times

@@ -14,11 +14,11 @@ from ablations.bootstrap import write_features
 from ablations.experiment import Experiment
 from ablations.records import Record, read_record, write_record
 from ablations.sizes import parameter_counts
-from sagan_base.atomic import atomic_write
 from sagan_base.checkpoint import build_networks
 from sagan_base.config import RunConfig
 from sagan_base.data import ImageData, default_cache
 from sagan_base.distributed import Processes
+from sagan_base.files import atomic_write
 from sagan_base.generator import Generator
 from sagan_base.metrics.class_accuracy import class_accuracy
 from sagan_base.metrics.evaluate import evaluate, extract, real_statistics

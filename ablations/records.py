@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ablations.rows import ROWS
-from sagan_base.atomic import atomic_write
 from sagan_base.config import RunConfig
+from sagan_base.files import atomic_write
 from sagan_base.run_log import read_metrics
 
 RESULT = "result.json"

@@ -22,8 +22,8 @@ from ablations.records import RESULT, Record, read_records
 from ablations.rows import PAPER_ROWS, ROWS
 from ablations.summary import compare, dense_pairs, readable, summarise
 from ablations.table import markdown
-from sagan_base.atomic import atomic_write
 from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.files import atomic_write
 
 SHIPPED = Path(__file__).resolve().parent / "results" / "digits"
 SMALL_FILES = (RESULT, "config.json", "initial.json", "metrics.jsonl", "samples.png", FEATURES)

@@ -12,7 +12,7 @@ import pandas as pd
 from ablations.published import ASTERISK
 from ablations.records import Record
 from ablations.rows import ROWS
-from sagan_base.atomic import atomic_write
+from sagan_base.files import atomic_write
 
 
 def run_table(records: list[Record]) -> pd.DataFrame:

@@ -24,13 +24,13 @@ from torch import Tensor
 from analysis.explorer import Page, View, discriminator_views, generator_views, write_page
 from analysis.fitting_model import DEFAULT_CHOICE, fitting_model
 from analysis.head_statistics import head_statistics, without_attention
-from analysis.inversion_report import overlay, save_image, shorten
+from analysis.inversion_report import overlay, shorten
 from analysis.inversion_targets import Target, from_file, generated, held_out
 from analysis.loading import Model, add_model_arguments
 from analysis.pictures import to_image
 from analysis.saliency import saliency
-from sagan_base.atomic import atomic_write
 from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.files import atomic_write, save_image
 from sagan_base.options import Parser
 from sagan_base.preview import sample_sheet
 from sagan_base.provenance import provenance
@@ -122,8 +122,8 @@ def _statistics(
     shown = torch.stack([images[:8], off[:8]]).flatten(0, 1).cpu()
     sheet = sample_sheet(shown, columns=8)
     scale = max(1, 96 // images.shape[-1])
-    save_image(sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST),
-               out / "attention_off.png")  # fmt: skip
+    enlarged = sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
+    save_image(out / "attention_off.png", enlarged)
     tables = {}
     with torch.no_grad():
         if model.generator.attention_layers():
@@ -162,7 +162,7 @@ def _write(
         arrays[f"{index}_attention"] = view.attention.numpy()
     with atomic_write(out / "attention_maps.npz") as temporary:
         np.savez_compressed(temporary, **arrays)
-    save_image(picture_of(views, arguments.query), out / "attention_maps.png")
+    save_image(out / "attention_maps.png", picture_of(views, arguments.query))
     tables = [
         {"columns": [name, *list(rows[0])[1:]], "rows": [list(row.values()) for row in rows]}
         for name, rows in statistics.items()

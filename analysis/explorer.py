@@ -20,7 +20,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from analysis.pictures import to_image
-from sagan_base.atomic import atomic_write
+from sagan_base.files import atomic_write
 from ylg.heads import aligned_rows, head_steps
 from ylg.layer import SparseAttention2d
 

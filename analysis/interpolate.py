@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from analysis.inversion_report import save_image, shorten
+from analysis.inversion_report import shorten
 from analysis.loading import Model, add_model_arguments, model_of
 from analysis.pictures import to_image
-from sagan_base.atomic import atomic_write
 from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.files import save_image
 from sagan_base.options import Parser
 from sagan_base.preview import sample_sheet
 
@@ -91,14 +91,11 @@ def main(argv: list[str] | None = None) -> int:
     images = generate(model, codes, label)
     animation = out / f"walk.{arguments.format}"
     frames = [to_image(image).resize((arguments.size,) * 2, Image.Resampling.NEAREST) for image in images]
-    with atomic_write(animation) as temporary:
-        frames[0].save(
-            temporary, save_all=True, append_images=frames[1:], duration=round(1000 / arguments.rate), loop=0
-        )
+    milliseconds = round(1000 / arguments.rate)
+    save_image(animation, frames[0], save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
     kept = torch.linspace(0, len(images) - 1, min(STRIP, len(images))).round().long()
-    save_image(
-        _enlarged(sample_sheet(images[kept], columns=min(8, len(kept))), images.shape[-1]), out / "walk_strip.png"
-    )
+    strip = sample_sheet(images[kept], columns=min(8, len(kept)))
+    save_image(out / "walk_strip.png", _enlarged(strip, images.shape[-1]))
     print(f"class {model.class_name(label)}, {len(points)} codes, {len(images)} pictures")
     print(f"wrote {shorten(animation)}, walk_strip.png")
     return 0

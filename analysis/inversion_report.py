@@ -20,7 +20,7 @@ from analysis.loading import Model
 from analysis.pictures import to_image
 from analysis.saliency import saliency_maps
 from analysis.similarity import Distance, decibels, psnr, ssim
-from sagan_base.atomic import atomic_write
+from sagan_base.files import atomic_write, save_image
 
 TUNED = "generator tuned to this image"
 MOST_POINTS = 600  # of a curve in the page
@@ -85,10 +85,10 @@ def write_inversion(
     Returns:
         The size of explorer.html in bytes.
     """
-    save_image(to_image(found.image), out / "reconstruction.png")
+    save_image(out / "reconstruction.png", to_image(found.image))
     if found.tuned is not None:
-        save_image(to_image(found.tuned), out / "reconstruction_generator_tuned.png")
-    save_image(comparison(model, target, found), out / "comparison.png")
+        save_image(out / "reconstruction_generator_tuned.png", to_image(found.tuned))
+    save_image(out / "comparison.png", comparison(model, target, found))
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -103,11 +103,6 @@ def write_inversion(
     size = write_page(inversion_page(model, target, found, numbers, warnings), out / "explorer.html")
     _save_bytes((json.dumps(numbers, indent=2, allow_nan=False) + "\n").encode(), out / "metrics.json")
     return size
-
-
-def save_image(image: Image.Image, path: Path) -> None:
-    with atomic_write(path) as temporary:
-        image.save(temporary)
 
 
 def _save_bytes(content: bytes, path: Path) -> None:

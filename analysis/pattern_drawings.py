@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
 from scipy.sparse import csr_array
 
-from sagan_base.atomic import atomic_write
+from sagan_base.files import atomic_write
 from ylg.orders import Grid
 
 INK, SOFT, LINE, PAPER = "#1c1f24", "#5c6370", "#dddad3", "#ffffff"

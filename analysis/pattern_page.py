@@ -17,7 +17,7 @@ import numpy as np
 
 from analysis.pattern_drawings import STEP_COLOURS
 from analysis.pattern_study import Study
-from sagan_base.atomic import atomic_write
+from sagan_base.files import atomic_write
 
 TEMPLATE = Path(__file__).with_name("pattern_page.html")
 LARGEST_EMBEDDED = 400_000  # entries of a pattern: beyond, it stays out of the explorable view

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from sagan_base.atomic import atomic_write
+from sagan_base.files import atomic_write
 from ylg import flow_report, grid_order, sparse_head_masks, sparse_step_masks
 from ylg.heads import ALIGNMENTS, HeadPattern, head_steps, heads_needed
 from ylg.orders import ORDERS, Grid, check_grid

@@ -8,7 +8,6 @@ are at hand neighbours.png (a generated image, then the nearest training images)
 memorised shows in numbers: how far generated images are from the training set, beside how far held-out real ones are.
 """
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -18,13 +17,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from analysis.inversion_report import save_image, shorten
+from analysis.inversion_report import shorten
 from analysis.loading import Model, add_model_arguments, model_of
 from analysis.neighbours import Encoder, encoded, encoder, nearest
 from analysis.pictures import to_image
-from sagan_base.atomic import atomic_write
 from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.data import ImageData
+from sagan_base.files import save_image, write_json
 from sagan_base.options import Parser
 from sagan_base.provenance import provenance
 from sagan_base.sample import draw_class
@@ -73,10 +72,10 @@ def main(argv: list[str] | None = None) -> int:
     print(model.describe())
     number, seed = arguments.number, arguments.seed
     rows = [(model.class_name(label), draw_class(model.generator, label, number, seed)) for label in labels]
-    save_image(labelled_sheet(rows), out / "classes.png")
+    save_image(out / "classes.png", labelled_sheet(rows))
     limits = [(limit, draw_class(model.generator, labels[0], number, seed, limit)) for limit in LIMITS]
     names = ["no limit" if math.isinf(limit) else f"|z| <= {limit}" for limit in LIMITS]
-    save_image(labelled_sheet(list(zip(names, [images for _, images in limits], strict=True))), out / "truncation.png")
+    save_image(out / "truncation.png", labelled_sheet(list(zip(names, [images for _, images in limits], strict=True))))
     numbers: dict[str, Any] = {
         "truncation": {
             "class": model.class_names[labels[0]],
@@ -95,14 +94,12 @@ def main(argv: list[str] | None = None) -> int:
         images = torch.cat([images for _, images in rows])
         sheet, found = neighbours(images, data, test, encode, arguments.neighbours)
         numbers["neighbours"] = {"features": arguments.features, **found}
-        save_image(sheet, out / "neighbours.png")
+        save_image(out / "neighbours.png", sheet)
         written += ", neighbours.png"
         print(f"distance to the nearest training image, by {arguments.features} (median):")
         for name, value in found["median distance to the nearest training image"].items():
             print(f"  {name:22} {value:.4f}")
-    with atomic_write(out / "samples.json") as temporary:
-        record = numbers | {"provenance": provenance(seed)}
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "samples.json", numbers | {"provenance": provenance(seed)})
     print(f"wrote {shorten(out)}: {written}, samples.json")
     return 0
 

@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 
-from sagan_base.atomic import atomic_write
 from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.files import atomic_write
 from sagan_base.provenance import provenance
 from ylg import AttentionPlan, attention_plan, sparse_attention, sparse_head_masks
 

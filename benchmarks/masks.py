@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{grids}  {name:7} {result['seconds']:9.3f} {result['mib']:8.1f}  {ratio:>13}", flush=True)
     if options.out:
         # Not above: what is imported there is memory that the measuring processes start with.
-        from sagan_base.atomic import atomic_write
+        from sagan_base.files import atomic_write
         from sagan_base.provenance import provenance
 
         record = {"device": "cpu", "num_heads": NUM_HEADS, **provenance(), "rows": rows}

@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from sagan_base.atomic import atomic_write
 from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.config import AttentionConfig, ModelConfig, Recipe, RunConfig, TrainConfig
 from sagan_base.data import ImageData
 from sagan_base.distributed import Processes, find_device
+from sagan_base.files import atomic_write
 from sagan_base.provenance import provenance
 from sagan_base.updates import Updates
 

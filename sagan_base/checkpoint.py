@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sagan_base.atomic import atomic_write
 from sagan_base.config import RunConfig
 from sagan_base.discriminator import Discriminator
+from sagan_base.files import atomic_write
 from sagan_base.generator import Generator
 
 FORMAT = "ylg checkpoint 1"

@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sagan_base.atomic import atomic_write
 from sagan_base.config import RunConfig
 from sagan_base.data import ImageData
+from sagan_base.files import write_json
 
 CONFIG_FILE = "config.json"
 
@@ -54,8 +54,7 @@ def write_record(path: Path, config: RunConfig, data: ImageData, session: dict[s
         },
         "sessions": [*sessions, session],
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(path, record)
 
 
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from sagan_base.atomic import atomic_write
+from sagan_base.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -23,8 +23,7 @@ class RunLog:
     def __init__(self, out: Path, step: int) -> None:
         path = out / METRICS_FILE
         kept = [line for line in _read_lines(path) if line["step"] <= step]
-        with atomic_write(path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(out / TENSORBOARD_FOLDER), purge_step=step + 1 if step else None)
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sagan_base.atomic import atomic_write
 from sagan_base.checkpoint import build_networks, fill_network, model_file, read_checkpoint
 from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.distributed import find_device
 from sagan_base.draws import latents, stream, truncated_latents
+from sagan_base.files import save_image
 from sagan_base.generator import Generator
 from sagan_base.models import BEST_MODEL, resolve_model
 from sagan_base.options import Parser
@@ -125,8 +125,7 @@ def main(argv: list[str] | None = None) -> int:
             _write_files(arguments.folder / f"{label:04d}_{_safe(names[label])}", images)
         print(f"{total:,} images of {len(classes)} classes in {arguments.folder}")
     else:
-        with atomic_write(sheet) as temporary:
-            sample_sheet(torch.cat([images for _, images in drawn]), arguments.number).save(temporary)
+        save_image(sheet, sample_sheet(torch.cat([images for _, images in drawn]), arguments.number))
         print(f"{total:,} images, a row per class ({', '.join(names[c] for c in classes[:12])}"
               f"{', ...' if len(classes) > 12 else ''}), in {sheet}")  # fmt: skip
     return 0
@@ -165,8 +164,7 @@ def _safe(name: str) -> str:
 
 def _write_files(folder: Path, images: Tensor) -> None:
     for number, image in enumerate(images):
-        with atomic_write(folder / f"{number:05d}.png") as temporary:
-            sample_sheet(image[None], columns=1, border=0).save(temporary)
+        save_image(folder / f"{number:05d}.png", sample_sheet(image[None], columns=1, border=0))
 
 
 if __name__ == "__main__":

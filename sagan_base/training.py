@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sagan_base.atomic import atomic_write
 from sagan_base.checkpoint import (
     CHECKPOINT_FOLDER,
     MODEL_FILE,
@@ -32,6 +31,7 @@ from sagan_base.checkpoint import (
 from sagan_base.config import RunConfig
 from sagan_base.data import ImageData
 from sagan_base.distributed import Processes, processes
+from sagan_base.files import save_image
 from sagan_base.generator import Generator
 from sagan_base.health import Health, TrainingStopped
 from sagan_base.interruption import StopRequest, TrainingInterrupted, stop_requests
@@ -249,8 +249,7 @@ class TrainingRun:
         if self._due(training.sample_every) and self.place.is_first:
             sheet = preview(self.updates.ema.module, training.seed)
             for path in (self.out / "samples" / f"step_{self.step:08d}.png", self.out / "samples.png"):
-                with atomic_write(path) as temporary:
-                    sheet.save(temporary)
+                save_image(path, sheet)
         if self._due(training.checkpoint_every):
             self._save()
 

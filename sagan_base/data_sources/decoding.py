@@ -16,9 +16,9 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from sagan_base.atomic import atomic_write
 from sagan_base.data_sources.folder import Listing
 from sagan_base.data_sources.pictures import RESIZE_RULE, quiet_decoding, read_square
+from sagan_base.files import atomic_write, write_json
 
 SMALL_FILES, SMALL_BYTES = 2000, 64 << 20  # up to both, decoding takes a second or two, so nothing is kept
 CHUNK = 256  # files a thread takes at a time, and what a kill can cost
@@ -65,8 +65,7 @@ def decode(listing: Listing, resolution: int, channels: int, cache: Path, progre
         pixels = np.load(path, mmap_mode="c")
         if not facts.exists():
             digest, is_grey = _examine(pixels)
-            with atomic_write(facts) as temporary:
-                temporary.write_text(json.dumps({"digest": digest, "is_grey": is_grey}))
+            write_json(facts, {"digest": digest, "is_grey": is_grey})
     return Decoded(pixels, **json.loads(facts.read_text()))
 
 

@@ -5,15 +5,14 @@ Prints the five measures of evaluate.py for each kind of features, and the class
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from sagan_base.atomic import atomic_write
 from sagan_base.checkpoint import build_networks, load_checkpoint
 from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import find_device
+from sagan_base.files import write_json
 from sagan_base.generator import Generator
 from sagan_base.metrics.class_accuracy import CLASS_ACCURACY, class_accuracy, svm_accuracy, train_svm
 from sagan_base.metrics.evaluate import check_evaluation, evaluate
@@ -80,8 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     if CLASS_ACCURACY in figures["trained"]:
         print(_reference(spec, data, channels, arguments.cache))
     if arguments.json:
-        with atomic_write(arguments.json) as path:
-            path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_json(arguments.json, figures)
     return 0
 
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sagan_base.atomic import atomic_write
 from sagan_base.data import ImageData, evenly_spaced
+from sagan_base.files import atomic_write
 
 NUM_FEATURES = 64
 SIDE = 32  # larger images are averaged down to this

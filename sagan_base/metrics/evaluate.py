@@ -25,9 +25,9 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from torch_fidelity.utils import get_featuresdict_from_dataset
 from tqdm import tqdm
 
-from sagan_base.atomic import atomic_write
 from sagan_base.data import ImageData, default_cache, evenly_spaced
 from sagan_base.data_sources.pictures import RESIZE_RULE
+from sagan_base.files import atomic_write
 from sagan_base.generator import Generator
 from sagan_base.metrics.classifier import check_classifier_data
 from sagan_base.metrics.features import FeatureChoice, choose_features

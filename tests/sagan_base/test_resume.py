@@ -21,7 +21,7 @@ SCRIPT = """
 import os, signal, sys, time
 import safetensors.torch
 import torch
-import sagan_base.atomic, sagan_base.checkpoint, sagan_base.training
+import sagan_base.files, sagan_base.checkpoint, sagan_base.training
 from sagan_base.config import RunConfig
 from sagan_base.data import ImageData
 from sagan_base.updates import Updates

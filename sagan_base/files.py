@@ -1,10 +1,17 @@
-"""Files that are either whole or absent: write beside the target, then rename."""
+"""Files that are either whole or absent: write beside the target, then rename. Everything here is written by these.
 
+``write_text``, ``write_json`` and ``save_image`` for what people read; ``atomic_write`` for what a library writes.
+"""
+
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 
 @contextmanager
@@ -30,3 +37,20 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text as UTF-8, with the line ends it has."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a JSON value, a line for each of its parts, so that two versions compare line by line."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def save_image(path: str | Path, image: Image.Image, **options: Any) -> None:
+    """Write a Pillow image in the format of the name's suffix; ``options`` are those of ``Image.save``."""
+    with atomic_write(path) as temporary:
+        image.save(temporary, **options)
