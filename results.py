@@ -23,7 +23,7 @@ from ablations.questions import QUESTIONS
 from ablations.records import Record, read_records
 from ablations.summary import readable, spread_text
 from ablations.table import cell, markdown
-from analysis.inversion_table import read_rows, summary_table
+from analysis.inversion.table import read_rows, summary_table
 from sagan_base.files import atomic_write
 from sagan_base.models import model_card, model_names
 

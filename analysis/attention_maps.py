@@ -24,11 +24,11 @@ from torch import Tensor
 from analysis.explorer import Page, View, discriminator_views, generator_views, write_page
 from analysis.fitting_model import DEFAULT_CHOICE, fitting_model
 from analysis.head_statistics import head_statistics, without_attention
-from analysis.inversion_report import overlay, shorten
-from analysis.inversion_targets import Target, from_file, generated, held_out
+from analysis.inversion.report import overlay, shorten
+from analysis.inversion.saliency import saliency
+from analysis.inversion.targets import Target, from_file, generated, held_out
 from analysis.loading import Model, add_model_arguments
 from analysis.pictures import to_image
-from analysis.saliency import saliency
 from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.files import atomic_write, save_image
 from sagan_base.options import Parser

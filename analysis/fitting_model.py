@@ -12,10 +12,9 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from analysis.inversion_targets import from_file
+from analysis.inversion.distances import Distance, choose_distance
+from analysis.inversion.targets import from_file
 from analysis.loading import Model, model_of
-from analysis.perceptual import choose_distance
-from analysis.similarity import Distance
 from sagan_base.models import DEFAULT_MODEL, model_names
 
 DRAWS = 128

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from analysis.similarity import decibels, psnr
+from analysis.inversion.distances import decibels, psnr
 from sagan_base.network import attention_off
 from ylg.flow_measures import relays
 from ylg.heads import head_steps

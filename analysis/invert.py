@@ -18,15 +18,14 @@ from typing import Any
 from tqdm import tqdm
 
 from analysis.fitting_model import DEFAULT_CHOICE, fitting_model
-from analysis.inversion import PRESETS, InversionConfig, invert
-from analysis.inversion_loss import FEATURES, METHODS, NORMS, WEIGHTINGS, InversionLoss
-from analysis.inversion_report import TUNED, shorten, summary, write_inversion
-from analysis.inversion_table import rows_of, write_tables
-from analysis.inversion_targets import Target, brightness_warning, from_file, from_folder, generated, held_out
+from analysis.inversion.distances import Distance, choose_distance
+from analysis.inversion.loss import FEATURES, METHODS, NORMS, WEIGHTINGS, InversionLoss
+from analysis.inversion.report import TUNED, shorten, summary, write_inversion
+from analysis.inversion.search import PRESETS, InversionConfig, invert
+from analysis.inversion.table import rows_of, write_tables
+from analysis.inversion.targets import Target, brightness_warning, from_file, from_folder, generated, held_out
 from analysis.loading import Model, add_model_arguments
-from analysis.perceptual import choose_distance
 from analysis.pictures import files_in
-from analysis.similarity import Distance
 from sagan_base.checkpoint import model_file
 from sagan_base.cli import INTERRUPTED, usage_errors, writable_folder
 from sagan_base.options import Parser

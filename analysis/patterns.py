@@ -25,9 +25,9 @@ from matplotlib.figure import Figure
 from scipy.sparse import csr_array
 from tqdm import tqdm
 
-from analysis import pattern_drawings as draw
-from analysis.pattern_page import Picture, write_page
-from analysis.pattern_study import DEFAULT_PATTERNS, Study, comparison, prepare, write_csv
+from analysis.pattern_book import drawings as draw
+from analysis.pattern_book.page import Picture, write_page
+from analysis.pattern_book.study import DEFAULT_PATTERNS, Study, comparison, prepare, write_csv
 from sagan_base.cli import usage_errors, writable_folder
 from ylg import grid_order, information_flow_graph, sparse_step_masks
 from ylg.flow_measures import relays

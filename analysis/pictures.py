@@ -2,7 +2,7 @@
 
 ``read_picture`` turns a file into upright 8-bit grey or RGB pixels; ``fit_picture`` crops and resizes them to the
 network's square. Both carry notes in plain words, because a user who sees a cropped, greyed, flattened picture wants
-to know why. Read next: inversion.py.
+to know why. Read next: inversion/targets.py.
 """
 
 import warnings

@@ -12,7 +12,7 @@ from PIL import Image
 from analysis import attention_maps as command
 from analysis.explorer import View
 from analysis.head_statistics import head_statistics, relay_cells, without_attention
-from analysis.inversion_targets import generated
+from analysis.inversion.targets import generated
 from analysis.loading import load_model
 from sagan_base.network import attention_off
 from ylg.heads import aligned_rows, head_masks, sparse_head_masks

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from analysis.fitting_model import _draws, _mean_distance, fitting_model
-from analysis.inversion_targets import generated
+from analysis.inversion.distances import Distance
+from analysis.inversion.targets import generated
 from analysis.loading import add_model_arguments, load_model
 from analysis.pictures import to_image
-from analysis.similarity import Distance
 from sagan_base.models import DEFAULT_MODEL, model_names
 
 

@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 
 from analysis import invert as command
-from analysis.inversion import PRESETS, InversionConfig
-from analysis.inversion_loss import LossConfig, block_outputs
-from analysis.inversion_report import comparison, inversion_page, similarity, summary
-from analysis.inversion_table import summaries
-from analysis.inversion_targets import from_file, from_folder, generated
+from analysis.inversion.distances import Distance, ssim_distance
+from analysis.inversion.loss import LossConfig, block_outputs
+from analysis.inversion.report import comparison, inversion_page, similarity, summary
+from analysis.inversion.search import PRESETS, InversionConfig
+from analysis.inversion.table import summaries
+from analysis.inversion.targets import from_file, from_folder, generated
 from analysis.loading import load_model
 from analysis.pictures import to_image
-from analysis.similarity import Distance, ssim_distance
 
 QUICK = ["--steps", "3", "--restarts", "2", "--draws", "12"]
 FILES = {"reconstruction.png", "comparison.png", "latent.npz", "metrics.json", "explorer.html"}
@@ -192,7 +192,7 @@ def test_an_interruption_keeps_the_best_so_far_and_says_so(checkpoint, picture, 
 def test_a_light_picture_before_a_dark_model_is_warned_of_and_the_negative_is_the_remedy(checkpoint, tmp_path, capsys):
     model = load_model(checkpoint=checkpoint)
     torch.nn.init.constant_(model.generator.to_image.bias, -1.0)  # draws dark pictures now
-    from analysis.inversion_targets import brightness_warning
+    from analysis.inversion.targets import brightness_warning
 
     assert "lighter than anything" in brightness_warning(model, torch.full((1, 16, 16), 0.76))
     assert brightness_warning(model, torch.full((1, 16, 16), -0.76)) is None

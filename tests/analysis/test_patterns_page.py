@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 import ylg
-from analysis import pattern_drawings, pattern_study, patterns
+from analysis import patterns
+from analysis.pattern_book import drawings
+from analysis.pattern_book import study as studies
 from ylg import patterns as library
 from ylg.orders import ORDERS
 
@@ -134,27 +136,27 @@ def test_the_script_of_the_page_is_given_the_masks_that_attention_uses(data):
 
 def test_the_matrix_shows_each_entry_in_the_colour_of_its_step():
     steps = ylg.sparse_step_masks("ltr", 9)
-    figure = pattern_drawings.masks_figure(steps, "ltr", 3)
+    figure = drawings.masks_figure(steps, "ltr", 3)
     picture = figure.axes[0].images[0].get_array()
     first, second = (step.toarray() for step in steps)
-    colours = [pattern_drawings.to_rgb(colour) for colour in pattern_drawings.STEP_COLOURS[:2]]
+    colours = [drawings.to_rgb(colour) for colour in drawings.STEP_COLOURS[:2]]
     assert (picture[first & ~second] == colours[0]).all() and (picture[second & ~first] == colours[1]).all()
-    assert (picture[first & second] == pattern_drawings.to_rgb(pattern_drawings.INK)).all()
+    assert (picture[first & second] == drawings.to_rgb(drawings.INK)).all()
     assert (picture[~first & ~second] == 1).all()
 
 
 def test_the_view_of_a_query_shows_the_keys_that_its_row_allows():
-    study = pattern_study.prepare(["strided"], ["raster"], "4x4", alignment=["pool", "rows"], query=(5, 2))
+    study = studies.prepare(["strided"], ["raster"], "4x4", alignment=["pool", "rows"], query=(5, 2))
     name, _, make = patterns.drawings(study)["seen"][0]
     shown = [axes.images[0].get_array() for axes in make().axes]
     assert name == "seen_strided_raster" and len(shown) == 4  # 2 heads x 2 alignments, an alignment to a row
     for picture, (alignment, head) in zip(shown, [("pool", 0), ("pool", 1), ("rows", 0), ("rows", 1)], strict=True):
         mask = ylg.head_masks("strided", (8, 8), (4, 4), 2, "raster", alignment)[head, 5 * 8 + 2].numpy().reshape(4, 4)
-        assert ((picture == pattern_drawings.to_rgb(pattern_drawings.colour_of(head))).all(-1) == mask).all()
+        assert ((picture == drawings.to_rgb(drawings.colour_of(head))).all(-1) == mask).all()
 
 
 def test_the_ring_lies_where_the_query_is_on_the_image():
-    study = pattern_study.prepare(["dense"], ["raster"], "4x4", alignment=["rows"], query=(5, 2))
+    study = studies.prepare(["dense"], ["raster"], "4x4", alignment=["rows"], query=(5, 2))
     _, _, make = patterns.drawings(study)["seen"][0]
     for ring in make().axes[0].collections:
         assert ring.get_offsets().tolist() == [[1.25, 2.75]]  # (x, y), two queries to a cell
@@ -163,7 +165,7 @@ def test_the_ring_lies_where_the_query_is_on_the_image():
 def test_an_order_is_drawn_with_its_positions_borders_and_relays_in_their_cells():
     cells = np.random.default_rng(0).permutation(12)
     relays = np.array([3, 7, 8])
-    axes = pattern_drawings.order_figure(cells, (3, 4), "mixed", 4, relays).axes[0]
+    axes = drawings.order_figure(cells, (3, 4), "mixed", 4, relays).axes[0]
     position = {(int(cell) // 4, int(cell) % 4): number for number, cell in enumerate(cells)}
     assert {place: axes.images[0].get_array()[place] for place in position} == position
     lines, dots = axes.collections
@@ -178,7 +180,7 @@ def test_the_flow_of_an_input_is_drawn_strong_and_its_title_counts_what_it_misse
     steps = ylg.step_masks("strided_original", 9)
     first, second = (np.asarray(step, dtype=bool) for step in steps)  # [query, key]
     source = next(j for j in range(9) if not (second.astype(int) @ first)[:, j].all())
-    figure = pattern_drawings.flow_figure(ylg.information_flow_graph(steps), "strided", source)
+    figure = drawings.flow_figure(ylg.information_flow_graph(steps), "strided", source)
     axes = figure.axes[0]
     reached = first[:, source]
     missed = 9 - (second.astype(int) @ first > 0)[:, source].sum()
@@ -190,7 +192,7 @@ def test_the_flow_of_an_input_is_drawn_strong_and_its_title_counts_what_it_misse
 
 
 def test_blocks_of_another_size_reach_masks_views_and_measures():
-    study = pattern_study.prepare(["ltr"], ["raster"], "4x4", stride=2, alignment=["pool"])
+    study = studies.prepare(["ltr"], ["raster"], "4x4", stride=2, alignment=["pool"])
     expected = ylg.step_masks("ltr", 16, 2)
     for ours, theirs in zip(study.steps["ltr"], expected, strict=True):
         assert np.array_equal(ours.toarray(), theirs)
@@ -199,13 +201,13 @@ def test_blocks_of_another_size_reach_masks_views_and_measures():
         query = cell // 4 * 2 * 8 + cell % 4 * 2  # the first query pooled into the cell
         for view, step in zip(views, expected, strict=True):
             assert np.array_equal(view.toarray()[query], step[cell])
-    (row,) = pattern_study.comparison(study)
+    (row,) = studies.comparison(study)
     assert row["block_distance"] == ylg.flow_report(expected, (4, 4), "raster", 2)["block_distance"]
     assert row["block_distance"] != ylg.flow_report(expected, (4, 4), "raster", 4)["block_distance"]
 
 
 def test_the_default_study_covers_the_patterns_of_the_paper_and_every_order():
-    study = pattern_study.prepare()
+    study = studies.prepare()
     assert {"ltr", "rtl", "strided", "strided_original", "fixed", "butterfly", "star", "dense"} == set(study.patterns)
     assert list(study.orders) == list(ORDERS) and study.positions == 256 and study.stride == 16
 

@@ -8,8 +8,15 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from analysis.perceptual import choose_distance, efficientnet_distance, lpips_distance
-from analysis.similarity import decibels, psnr, ssim, ssim_distance
+from analysis.inversion.distances import (
+    choose_distance,
+    decibels,
+    efficientnet_distance,
+    lpips_distance,
+    psnr,
+    ssim,
+    ssim_distance,
+)
 
 
 def images(count=2, channels=3, side=16, seed=0):

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from analysis.inversion_report import PLAIN_NAMES, TUNED
+from analysis.inversion.report import PLAIN_NAMES, TUNED
 from sagan_base.files import atomic_write
 
 TEXT = ("source", "picture", "method", "class", "true_class", "class_given")

@@ -14,12 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from analysis.explorer import Page, discriminator_views, generator_views, write_page
-from analysis.inversion import Inversion
-from analysis.inversion_targets import Target
+from analysis.inversion.distances import Distance, decibels, psnr, ssim
+from analysis.inversion.saliency import saliency_maps
+from analysis.inversion.search import Inversion
+from analysis.inversion.targets import Target
 from analysis.loading import Model
 from analysis.pictures import to_image
-from analysis.saliency import saliency_maps
-from analysis.similarity import Distance, decibels, psnr, ssim
 from sagan_base.files import atomic_write, save_image
 
 TUNED = "generator tuned to this image"

@@ -2,7 +2,7 @@
 
 The paper's loss (Daras et al., arXiv:1911.12287, section 4) compares the features that the discriminator has just
 before its attention layer, each location weighted by the saliency of the real image under one head, and sums over
-heads. Its two baselines (Figure 5) are the same features unweighted, and pixels. Read next: inversion.py.
+heads. Its two baselines (Figure 5) are the same features unweighted, and pixels. Read next: search.py.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from analysis.saliency import saliency_maps
+from analysis.inversion.saliency import saliency_maps
 
 METHODS = ("saliency", "features", "pixel")
 FEATURES = ("attention", "blocks")

@@ -1,7 +1,7 @@
 """Saliency: how much attention a key position receives, per head, and how to lay it over an image.
 
 From Daras et al., arXiv:1911.12287, section 4: where the discriminator of a real image pays attention, an inversion
-should match it most closely. Checked against the authors' numbers in tests/analysis/test_saliency.py.
+should match it most closely. Checked against the authors' numbers in tests/analysis/inversion/test_saliency.py.
 """
 
 import math

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.saliency import key_grid, saliency, saliency_maps
+from analysis.inversion.saliency import key_grid, saliency, saliency_maps
 
 
 def test_saliency_is_the_column_sum_over_the_number_of_non_zero_entries():

@@ -1,6 +1,6 @@
 """One self-contained HTML page from a study of patterns: pictures, measures, and a view to explore with the pointer.
 
-pattern_page.html is the page without its contents. The masks travel inside it as CSR arrays in base64, over positions;
+page.html is the page without its contents. The masks travel inside it as CSR arrays in base64, over positions;
 the page moves them onto cells by the order and the alignment, as heads.py does.
 """
 
@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from analysis.pattern_drawings import STEP_COLOURS
-from analysis.pattern_study import Study
+from analysis.pattern_book.drawings import STEP_COLOURS
+from analysis.pattern_book.study import Study
 from sagan_base.files import atomic_write
 
-TEMPLATE = Path(__file__).with_name("pattern_page.html")
+TEMPLATE = Path(__file__).with_name("page.html")
 LARGEST_EMBEDDED = 400_000  # entries of a pattern: beyond, it stays out of the explorable view
 
 

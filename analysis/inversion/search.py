@@ -1,9 +1,9 @@
 """Inversion: find the latent code of which a generator makes a given image, guided by the discriminator.
 
 One call inverts one image with many restarts in one batch: draw several hundred codes, keep the best (and the best
-classes, where the class is unknown), follow the loss of inversion_loss.py by Adam, and choose among the restarts by a
+classes, where the class is unknown), follow the loss of loss.py by Adam, and choose among the restarts by a
 distance that was not minimised. ``PRESETS["published"]`` is the authors' program: 8 random starts, 1000 plain steps.
-Read next: invert.py, the command; explorer.py, the page.
+Read next: report.py, what is written; ../invert.py, the command.
 """
 
 import math
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from analysis.inversion_loss import InversionLoss, LossConfig
-from analysis.lookahead import Lookahead
-from analysis.similarity import Distance
+from analysis.inversion.distances import Distance
+from analysis.inversion.lookahead import Lookahead
+from analysis.inversion.loss import InversionLoss, LossConfig
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.inversion import PRESETS, InversionConfig, _ramp, invert
-from analysis.inversion_loss import InversionLoss, LossConfig, block_outputs
-from analysis.lookahead import Lookahead
-from analysis.similarity import ssim_distance
+from analysis.inversion.distances import ssim_distance
+from analysis.inversion.lookahead import Lookahead
+from analysis.inversion.loss import InversionLoss, LossConfig, block_outputs
+from analysis.inversion.search import PRESETS, InversionConfig, _ramp, invert
 from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator
 
@@ -246,7 +246,7 @@ def test_every_class_is_tried_even_with_fewer_draws_than_classes(model):
 
 
 def test_the_restart_is_chosen_by_the_distance_and_not_by_the_loss(model):
-    from analysis.similarity import Distance
+    from analysis.inversion.distances import Distance
 
     prefer_last = Distance("last", lambda images, reference: -torch.arange(len(images)).float())
     found = invert(*model, picture(model[0]), QUICK, prefer_last, label=0)
