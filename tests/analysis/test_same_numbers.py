@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from analysis.fitting_model import _draws
 from analysis.interpolate import _points
-from analysis.inversion_targets import brightness_warning, generated
+from analysis.inversion.targets import brightness_warning, generated
 from analysis.loading import Model
 
 
