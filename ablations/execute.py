@@ -23,10 +23,10 @@ from sagan_base.generator import Generator
 from sagan_base.metrics.class_accuracy import class_accuracy
 from sagan_base.metrics.evaluate import evaluate, extract, real_statistics
 from sagan_base.metrics.features import choose_features
-from sagan_base.metrics.generated import GeneratedImages, class_frequency_labels
 from sagan_base.network import attention_off
 from sagan_base.provenance import provenance
 from sagan_base.run_log import read_metrics
+from sagan_base.sampling import GeneratedImages, class_frequency_labels
 from sagan_base.training import TrainResult, train
 
 SAMPLE_SEED = 0  # the same z and labels for every run: differences between runs are paired sample by sample

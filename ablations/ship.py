@@ -18,8 +18,8 @@ from sagan_base.cli import usage_errors
 from sagan_base.config import ModelConfig, RunConfig
 from sagan_base.files import atomic_write
 from sagan_base.models import SHIPPED, ModelCard, model_card, model_names, resolve_model
-from sagan_base.preview import preview
 from sagan_base.sample import load_generator
+from sagan_base.sampling import preview
 
 
 @dataclass(frozen=True)

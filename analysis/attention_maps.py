@@ -28,12 +28,11 @@ from analysis.inversion.report import overlay, shorten
 from analysis.inversion.saliency import saliency
 from analysis.inversion.targets import Target, from_file, generated, held_out
 from analysis.loading import Model, add_model_arguments
-from analysis.pictures import to_image
 from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.files import atomic_write, save_image
 from sagan_base.options import Parser
-from sagan_base.preview import sample_sheet
 from sagan_base.provenance import provenance
+from sagan_base.sampling import sample_sheet, to_image
 
 STATISTICS_IMAGES = 64  # generated ones, over which the statistics are taken
 MOST_SHOWN = 12

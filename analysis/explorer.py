@@ -19,8 +19,8 @@ from PIL import Image
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from analysis.pictures import to_image
 from sagan_base.files import atomic_write
+from sagan_base.sampling import to_image
 from ylg.heads import aligned_rows, head_steps
 from ylg.layer import SparseAttention2d
 

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-import torch
-from torch import Tensor
-
 from analysis.inversion.distances import Distance, choose_distance
 from analysis.inversion.targets import from_file
 from analysis.loading import Model, model_of
 from sagan_base.models import DEFAULT_MODEL, model_names
+from sagan_base.sampling import draw_any
 
 DRAWS = 128
 DEFAULT_CHOICE = f"the one that fits the picture; {DEFAULT_MODEL} without one"
@@ -52,7 +50,7 @@ def fitting_model(
 
 
 def _mean_distance(model: Model, pictures: Sequence[Path], negative: bool, distance: Distance) -> float:
-    draws = _draws(model)
+    draws = draw_any(model.generator, DRAWS).to(model.device).split(32)
     images, problems = [], []
     for path in pictures:
         if len(images) == MOST_PICTURES:
@@ -63,13 +61,4 @@ def _mean_distance(model: Model, pictures: Sequence[Path], negative: bool, dista
             problems.append(error)
     if not images:
         raise problems[0]
-    return fmean(min(float(distance(part, image[None]).min()) for part in draws.split(32)) for image in images)
-
-
-@torch.no_grad()
-def _draws(model: Model) -> Tensor:
-    generator = model.generator
-    z = torch.randn(DRAWS, generator.latent_dim, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(DRAWS) % generator.num_classes
-    parts = zip(z.split(32), labels.split(32), strict=True)
-    return torch.cat([generator(some.to(model.device), classes.to(model.device)) for some, classes in parts])
+    return fmean(min(float(distance(part, image[None]).min()) for part in draws) for image in images)

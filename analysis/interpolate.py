@@ -19,11 +19,10 @@ from torch import Tensor
 
 from analysis.inversion.report import shorten
 from analysis.loading import Model, add_model_arguments, model_of
-from analysis.pictures import to_image
 from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.files import save_image
 from sagan_base.options import Parser
-from sagan_base.preview import sample_sheet
+from sagan_base.sampling import generate, sample_sheet, to_image
 
 STRIP = 16  # pictures of the walk in the strip
 
@@ -88,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         writable_folder("--out", out)
     print(model.describe())
     codes = closed_walk(points, arguments.frames)
-    images = generate(model, codes, label)
+    images = generate(model.generator, codes, torch.full((len(codes),), label))
     animation = out / f"walk.{arguments.format}"
     frames = [to_image(image).resize((arguments.size,) * 2, Image.Resampling.NEAREST) for image in images]
     milliseconds = round(1000 / arguments.rate)
@@ -120,14 +119,6 @@ def _points(model: Model, files: list[Path] | None, count: int, seed: int) -> tu
     if not 0 <= labels[0] < model.generator.num_classes:
         raise ValueError(f"{files[0]} names class {labels[0]}; {model.name} has classes 0 to {model.last_class}")
     return torch.stack(codes), labels[0]
-
-
-@torch.no_grad()
-def generate(model: Model, codes: Tensor, label: int) -> Tensor:
-    """Images [N, C, R, R] of codes [N, d], on the CPU."""
-    parts = codes.split(64)
-    labels = [torch.full((len(part),), label, device=model.device) for part in parts]
-    return torch.cat([model.generator(z.to(model.device), y).cpu() for z, y in zip(parts, labels, strict=True)])
 
 
 def _enlarged(sheet: Image.Image, resolution: int) -> Image.Image:

@@ -7,6 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sagan_base.data import ImageData, default_cache
+from sagan_base.sampling import to_uint8
 
 Encoder = Callable[[Tensor], Tensor]  # images [N, C, R, R] in [-1, 1] -> [N, d]
 
@@ -27,7 +28,7 @@ def encoder(name: str, data: ImageData, device: torch.device) -> Encoder:
 
     @torch.no_grad()
     def encode(images: Tensor) -> Tensor:
-        levels = ((images.expand(-1, 3, -1, -1) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        levels = to_uint8(images.expand(-1, 3, -1, -1))
         return torch.cat([extractor(part.to(device))[0].cpu() for part in levels.split(64)])
 
     return encode

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from sagan_base.data_sources.pictures import fit_square
+from sagan_base.sampling import to_image
 
 MAX_PIXELS = 100_000_000  # 100 megapixels: 300 MB once decoded. A small file that claims more is refused unopened.
 
@@ -157,13 +158,6 @@ def fit_picture(picture: Picture, resolution: int, channels: int) -> tuple[Tenso
 def _is_grey(image: Image.Image) -> bool:
     red, green, blue = (np.asarray(channel) for channel in image.split())
     return bool((red == green).all() and (green == blue).all())
-
-
-def to_image(pixels: Tensor) -> Image.Image:
-    """[C, H, W] in [-1, 1] -> an 8-bit Pillow image, "L" for one channel and "RGB" for three."""
-    values = ((pixels.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    array = values.permute(1, 2, 0).numpy()
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
 def files_in(folder: str | Path) -> Iterator[Path]:

@@ -20,13 +20,12 @@ from torch import Tensor
 from analysis.inversion.report import shorten
 from analysis.loading import Model, add_model_arguments, model_of
 from analysis.neighbours import Encoder, encoded, encoder, nearest
-from analysis.pictures import to_image
 from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.data import ImageData
 from sagan_base.files import save_image, write_json
 from sagan_base.options import Parser
 from sagan_base.provenance import provenance
-from sagan_base.sample import draw_class
+from sagan_base.sampling import draw_class, to_image
 
 # Of |z|; drawn by the inverse distribution function, so that every row begins from the same random numbers.
 LIMITS = (0.5, 1.0, 1.5, 2.0, math.inf)

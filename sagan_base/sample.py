@@ -17,35 +17,13 @@ from tqdm import tqdm
 from sagan_base.checkpoint import build_networks, fill_network, model_file, read_checkpoint
 from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.distributed import find_device
-from sagan_base.draws import latents, stream, truncated_latents
 from sagan_base.files import save_image
 from sagan_base.generator import Generator
 from sagan_base.models import BEST_MODEL, resolve_model
 from sagan_base.options import Parser
-from sagan_base.preview import sample_sheet
+from sagan_base.sampling import draw_class, sample_sheet, to_image
 
 MOST_ON_A_SHEET = 10_000
-
-
-@torch.no_grad()
-def draw_class(
-    generator: Generator, label: int, number: int, seed: int = 0, truncation: float | None = None, batch_size: int = 64
-) -> Tensor:
-    """Images of one class, [number, C, R, R] in [-1, 1], on the CPU.
-
-    Args:
-        generator: in evaluation mode.
-        truncation: largest |z|; None draws z from N(0, 1).
-    """
-    device = next(generator.parameters()).device
-    source = stream(seed, "sample", label)
-    if truncation is None:
-        z = latents(source, number, generator.latent_dim)
-    else:
-        z = truncated_latents(source, number, generator.latent_dim, truncation)
-    labels = torch.full((number,), label)
-    parts = zip(z.split(batch_size), labels.split(batch_size), strict=True)
-    return torch.cat([generator(some.to(device), classes.to(device)).cpu() for some, classes in parts])
 
 
 def find_classes(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
@@ -164,7 +142,7 @@ def _safe(name: str) -> str:
 
 def _write_files(folder: Path, images: Tensor) -> None:
     for number, image in enumerate(images):
-        save_image(folder / f"{number:05d}.png", sample_sheet(image[None], columns=1, border=0))
+        save_image(folder / f"{number:05d}.png", to_image(image))
 
 
 if __name__ == "__main__":

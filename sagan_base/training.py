@@ -35,10 +35,10 @@ from sagan_base.files import save_image
 from sagan_base.generator import Generator
 from sagan_base.health import Health, TrainingStopped
 from sagan_base.interruption import StopRequest, TrainingInterrupted, stop_requests
-from sagan_base.preview import preview
 from sagan_base.provenance import provenance
 from sagan_base.run_folder import CONFIG_FILE, folder_problem, write_record
 from sagan_base.run_log import RunLog, read_metrics
+from sagan_base.sampling import preview
 from sagan_base.updates import LOSSES, Updates
 
 __all__ = [

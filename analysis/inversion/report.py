@@ -19,8 +19,8 @@ from analysis.inversion.saliency import saliency_maps
 from analysis.inversion.search import Inversion
 from analysis.inversion.targets import Target
 from analysis.loading import Model
-from analysis.pictures import to_image
 from sagan_base.files import atomic_write, save_image
+from sagan_base.sampling import to_image
 
 TUNED = "generator tuned to this image"
 MOST_POINTS = 600  # of a curve in the page

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from analysis.inversion.distances import Distance
 from analysis.inversion.lookahead import Lookahead
 from analysis.inversion.loss import InversionLoss, LossConfig
+from sagan_base.sampling import to_uint8
 
 
 @dataclass(frozen=True)
@@ -293,7 +294,7 @@ class _Search:
         self.losses.append(losses.cpu().numpy())
         self.pixels.append((images - self.real).square().flatten(1).mean(1).cpu().numpy())
         if step % self.frame_every == 0:
-            self.frames.append((step, ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()))
+            self.frames.append((step, to_uint8(images)))
             if len(self.frames) > self.MOST_FRAMES:  # however long it lasts: evenly spaced, and bounded
                 self.frames, self.frame_every = self.frames[::2], 2 * self.frame_every
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from analysis.loading import Model
 from analysis.pictures import files_in, fit_picture, read_picture
+from sagan_base.sampling import draw_any, generate
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,18 +116,13 @@ def generated(model: Model, count: int, seed: int, label: int | None = None) -> 
     for index in range(count):
         z = torch.from_numpy(random.standard_normal(generator.latent_dim, dtype=np.float32))
         chosen = index % generator.num_classes if label is None else label
-        with torch.no_grad():
-            image = generator(z[None].to(model.device), torch.tensor([chosen], device=model.device))[0].cpu()
+        image = generate(generator, z[None], torch.tensor([chosen]))[0]
         yield Target(f"generated_{index:03d}", "generated", image, (), chosen, z)
 
 
 def brightness_warning(model: Model, image: Tensor, seed: int = 0) -> str | None:
     """A picture as light as nothing the model draws, whose negative would fit: most often ink on the wrong paper."""
-    generator = model.generator
-    z = torch.randn(64, generator.latent_dim, generator=torch.Generator().manual_seed(seed))
-    labels = torch.arange(64) % generator.num_classes
-    with torch.no_grad():
-        means = generator(z.to(model.device), labels.to(model.device)).mean((1, 2, 3)).cpu()
+    means = draw_any(model.generator, 64, seed).mean((1, 2, 3))
     low, high, mean = float(means.min()) - 0.1, float(means.max()) + 0.1, float(image.mean())
     if low <= mean <= high or not low <= -mean <= high:
         return None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sagan_base.data import ImageData, evenly_spaced
 from sagan_base.generator import Generator
-from sagan_base.metrics.generated import GeneratedImages
+from sagan_base.sampling import GeneratedImages
 
 CLASS_ACCURACY = "class accuracy (SVM on real images)"
 MOST_TRAINING_IMAGES = 5000

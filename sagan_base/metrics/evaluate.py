@@ -31,7 +31,7 @@ from sagan_base.files import atomic_write
 from sagan_base.generator import Generator
 from sagan_base.metrics.classifier import check_classifier_data
 from sagan_base.metrics.features import FeatureChoice, choose_features
-from sagan_base.metrics.generated import GeneratedImages, class_frequency_labels
+from sagan_base.sampling import GeneratedImages, class_frequency_labels
 
 MOST_REAL_IMAGES = 50_000  # evenly spaced ones of a larger data set
 MOST_COMPARED = 10_000  # images of each kind for KID, precision and recall, whose cost is quadratic

@@ -5,12 +5,12 @@ import argparse
 import pytest
 import torch
 
-from analysis.fitting_model import _draws, _mean_distance, fitting_model
+from analysis.fitting_model import DRAWS, _mean_distance, fitting_model
 from analysis.inversion.distances import Distance
 from analysis.inversion.targets import generated
 from analysis.loading import add_model_arguments, load_model
-from analysis.pictures import to_image
 from sagan_base.models import DEFAULT_MODEL, model_names
+from sagan_base.sampling import draw_any, to_image
 
 
 def parsed(*options: str) -> argparse.Namespace:
@@ -53,7 +53,7 @@ def test_a_model_is_as_far_as_the_mean_over_pictures_of_its_nearest_draw(checkpo
     for path, picture in zip(paths, pictures, strict=True):
         to_image(picture).save(path)
     squared = Distance("squared", lambda images, real: (images - real).square().mean((1, 2, 3)))
-    draws = _draws(model)
+    draws = draw_any(model.generator, DRAWS)
     for negative, sign in ((False, 1), (True, -1)):
         nearest = [min(float((draw - sign * picture).square().mean()) for draw in draws) for picture in pictures]
         ours = _mean_distance(model, paths, negative, squared)

@@ -23,7 +23,7 @@ from analysis.inversion.search import PRESETS, InversionConfig
 from analysis.inversion.table import summaries
 from analysis.inversion.targets import from_file, from_folder, generated
 from analysis.loading import load_model
-from analysis.pictures import to_image
+from sagan_base.sampling import to_image
 
 QUICK = ["--steps", "3", "--restarts", "2", "--draws", "12"]
 FILES = {"reconstruction.png", "comparison.png", "latent.npz", "metrics.json", "explorer.html"}

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from analysis.fitting_model import _draws
+from analysis.fitting_model import DRAWS
 from analysis.interpolate import _points
 from analysis.inversion.targets import brightness_warning, generated
 from analysis.loading import Model
+from sagan_base.sampling import draw_any
 
 
 class Recorder(nn.Module):
@@ -37,7 +38,7 @@ def digest(*tensors: Tensor) -> str:
 @pytest.mark.parametrize(
     ("use", "expected"),
     [
-        (_draws, "1c4ab2652f4b"),
+        (lambda model: draw_any(model.generator, DRAWS), "1c4ab2652f4b"),
         (lambda model: list(generated(model, 4, seed=3)), "0288b6e5168d"),
         (lambda model: brightness_warning(model, torch.zeros(1, 4, 4), seed=3), "a86a9ed1683b"),
     ],

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from analysis import interpolate, samples
-from analysis.interpolate import closed_walk, generate, great_circle
+from analysis.interpolate import closed_walk, great_circle
 from analysis.loading import load_model
 from analysis.neighbours import encoded, encoder, nearest
 from analysis.samples import neighbours, spread
 from sagan_base.data import ImageData, load_data
-from sagan_base.sample import draw_class
+from sagan_base.sampling import draw_class, generate
 
 
 def test_spread_is_the_mean_difference_over_all_pairs():
@@ -160,7 +160,9 @@ def walked(checkpoint, tmp_path, monkeypatch):
         monkeypatch.setattr(interpolate, "generate", lambda *given: seen.extend(given) or generate(*given))
         arguments = ["--frames", "2", *map(str, options), "--checkpoint", str(checkpoint), "--out", str(tmp_path)]
         assert interpolate.main(arguments) == 0
-        return seen[1:]
+        codes, labels = seen[1:]
+        assert len(set(labels.tolist())) == 1
+        return codes, labels[0]
 
     return walk
 

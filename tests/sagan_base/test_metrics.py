@@ -39,7 +39,7 @@ from sagan_base.metrics.classifier import (
 )
 from sagan_base.metrics.evaluate import RealImages, RealStatistics, evaluate, measures, real_statistics
 from sagan_base.metrics.features import choose_features, inception_weights
-from sagan_base.metrics.generated import GeneratedImages, class_frequency_labels
+from sagan_base.sampling import GeneratedImages, class_frequency_labels
 from sagan_base.train import _evaluation
 from sagan_base.train import build_parser as training_options
 

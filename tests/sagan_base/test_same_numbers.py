@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from sagan_base.distributed import Processes
 from sagan_base.draws import PURPOSES, image_indices, labels, latents, stream, truncated_latents
-from sagan_base.metrics.generated import GeneratedImages, class_frequency_labels
-from sagan_base.preview import preview
-from sagan_base.sample import draw_class
+from sagan_base.sampling import GeneratedImages, class_frequency_labels, draw_class, preview
 from sagan_base.updates import Updates
 
 EXPECTED_LOSSES = [  # steps 1, 2 and 3; losses of both networks, logits of real and of generated images

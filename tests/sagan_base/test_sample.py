@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sagan_base.preview import images_to_uint8, sample_sheet
-from sagan_base.sample import draw_class, load_generator, main
+from sagan_base.sample import load_generator, main
+from sagan_base.sampling import draw_class, sample_sheet, to_uint8
 from sagan_base.training import train
 
 
@@ -22,7 +22,7 @@ def test_a_sheet_has_a_row_per_class_in_the_order_asked_for(model, tmp_path, cap
         pixels = np.asarray(sheet)
     assert pixels.shape == (2 * 18 + 2, 5 * 18 + 2)
     generator, _ = load_generator(model)
-    expected = images_to_uint8(draw_class(generator, 0, 5))[3, 0].numpy()
+    expected = to_uint8(draw_class(generator, 0, 5))[3, 0].numpy()
     assert np.array_equal(pixels[20:36, 2 + 3 * 18 : 18 + 3 * 18], expected)
 
 
@@ -89,7 +89,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, capsys):
 
 def test_pixels_cover_the_range_of_a_picture_file():
     values = torch.tensor([-1.5, -1.0, -1 + 1 / 127.5, 0.0, 1.0, 2.0])
-    assert images_to_uint8(values).tolist() == [0, 0, 1, 128, 255, 255]
+    assert to_uint8(values).tolist() == [0, 0, 1, 128, 255, 255]
 
 
 def test_a_sheet_of_colour_images_keeps_their_channels():

@@ -14,8 +14,8 @@ import sagan_base.updates
 from sagan_base.checkpoint import checkpoint_files, load_checkpoint, read_checkpoint
 from sagan_base.distributed import Processes
 from sagan_base.health import COLLAPSED_STEPS, Health
-from sagan_base.preview import preview, preview_inputs
 from sagan_base.run_log import read_metrics
+from sagan_base.sampling import preview, preview_inputs
 from sagan_base.training import TrainingInterrupted, TrainingRun, TrainingStopped, train
 from sagan_base.updates import LOSSES, Updates
 
