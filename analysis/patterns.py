@@ -2,7 +2,7 @@
 
 Writes PNG and SVG pictures, comparison.csv and one self-contained page, index.html, into a folder. Patterns are named
 as everywhere (ltr, strided, butterfly3, ltr_rtl, ...); names joined by commas share the heads (ltr,dense). A pattern
-of your own takes part once a file registers it, here by --patterns-from, in every command by YLG_PATTERNS=FILE.py:
+of your own takes part in every command once YLG_PATTERNS names a file that registers it:
 
     # my_patterns.py
     import ylg
@@ -11,7 +11,7 @@ of your own takes part once a file registers it, here by --patterns-from, in eve
 Examples:
 
     python analysis/patterns.py                                   # the paper's patterns on a 16x16 grid
-    python analysis/patterns.py --pattern ltr mine --patterns-from my_patterns.py --grid 12x20 --order hilbert
+    YLG_PATTERNS=my_patterns.py python analysis/patterns.py --pattern ltr mine --grid 12x20 --order hilbert
     YLG_PATTERNS=my_patterns.py python ablations/run.py --pattern mine --esa
     python analysis/patterns.py --overview docs/masks             # only the picture of the README
 """
@@ -33,7 +33,7 @@ from ylg import grid_order, information_flow_graph, sparse_step_masks
 from ylg.flow_measures import relays
 from ylg.heads import ALIGNMENTS, LAYOUTS
 from ylg.orders import ORDERS
-from ylg.patterns import load_patterns, pattern_names
+from ylg.patterns import pattern_names
 from ylg.reach import unreachable_pair
 
 Drawing = tuple[str, str, Callable[[], Figure]]  # file name, caption, and the function that draws it
@@ -43,7 +43,7 @@ def drawings(study: Study) -> dict[str, list[Drawing]]:
     """Every figure, not yet drawn, by section of the page."""
     return {
         "masks": [_masks(study, name) for name in study.steps],
-        "flow": [found for name in study.steps if (found := _flow(study, name))],
+        "flow": [drawing for name in study.steps if (drawing := _flow(study, name))],
         "orders": [_order(study, order) for order in study.orders],
         "seen": [_seen(study, name, order) for name in study.heads for order in study.orders],
     }
@@ -77,10 +77,10 @@ def _few_positions(study: Study, name: str) -> tuple[csr_array, ...] | None:
 
 def _order(study: Study, order: str) -> Drawing:
     """The order on the grid, with the relays of the first pattern that has some but not everywhere."""
-    found = {name: relays(steps, study.stride) for name, steps in study.steps.items()}
-    name = next((name for name, cells in found.items() if 0 < cells.size < study.positions), None)
+    heard = {name: relays(steps, study.stride) for name, steps in study.steps.items()}
+    name = next((name for name, cells in heard.items() if 0 < cells.size < study.positions), None)
     caption = f"dots: relays of {name}" if name else ""
-    cells, marked = study.orders[order], found.get(name)
+    cells, marked = study.orders[order], heard.get(name)
     return f"order_{order}", caption, lambda: draw.order_figure(cells, study.key_grid, order, study.stride, marked)
 
 
@@ -121,7 +121,6 @@ def parser() -> argparse.ArgumentParser:
     add("--stride", type=int, metavar="S", help="size of the blocks, 1..n (default: floor of the square root of n)")
     add("--alignment", nargs="+", default=tuple(ALIGNMENTS), metavar="NAME", help="pool, tile, rows (default: all)")
     add("--query", nargs=2, type=int, metavar=("ROW", "COL"), help="the query whose view is drawn, counted from 0")
-    add("--patterns-from", action="append", default=[], metavar="FILE.py", help="a Python file that registers patterns")
     add("--out", type=Path, default=Path("runs/patterns"), metavar="FOLDER", help="default: runs/patterns")
     add("--overview", type=Path, metavar="STEM", help="draw only the picture of the README, STEM.png and STEM.svg")
     return made
@@ -129,15 +128,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = vars(parser().parse_args(argv))
-    out, stem, files = options.pop("out"), options.pop("overview"), options.pop("patterns_from")
+    out, stem = options.pop("out"), options.pop("overview")
     if stem:
         with usage_errors():
             draw.save(overview(), stem)
         print(f"wrote {stem}.png and {stem}.svg")
         return
     with usage_errors():
-        for path in files:
-            load_patterns(path)
         study = prepare(**options)
         writable_folder("--out", out)
     rows = comparison(study)

@@ -1,6 +1,5 @@
 """A study of patterns: what patterns.py was asked to draw, checked, with its masks and its table of measures."""
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_array
 
-from sagan_base.files import atomic_write
+from sagan_base import tables
+from sagan_base.files import write_text
 from ylg import flow_report, grid_order, sparse_head_masks, sparse_step_masks
 from ylg.heads import ALIGNMENTS, HeadPattern, head_steps, heads_needed
 from ylg.orders import ORDERS, Grid, check_grid
@@ -121,9 +122,11 @@ def comparison(study: Study) -> list[dict[str, Any]]:
 
 def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     """One line for each pattern and order; where there is a number for each step, they are joined by spaces."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            lists = {key: " ".join(map(str, value)) for key, value in row.items() if isinstance(value, (list, tuple))}
-            writer.writerow({**row, **lists})
+    joined = pd.DataFrame({name: _joined(value) for name, value in row.items()} for row in rows)
+    write_text(path, tables.csv(joined))
+
+
+def _joined(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return " ".join(f"{each:.{tables.DIGITS}g}" if isinstance(each, float) else str(each) for each in value)
+    return "" if value is None else value  # a column of whole numbers stays one
