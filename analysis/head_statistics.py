@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import ylg
 from analysis.inversion.distances import decibels, psnr
 from sagan_base.network import attention_off
 from ylg.flow_measures import relays
 from ylg.heads import head_steps
 from ylg.layer import SparseAttention2d
 from ylg.orders import grid_order
-from ylg.patterns import sparse_step_masks
+from ylg.pattern_table import Pattern
 
 
 def head_statistics(layer: SparseAttention2d, attention: Tensor) -> list[dict[str, Any]]:
@@ -40,7 +41,7 @@ def head_statistics(layer: SparseAttention2d, attention: Tensor) -> list[dict[st
         uniform = allowed / allowed.sum(1, keepdim=True)
         mean = attention[:, head].double().mean(0).cpu()
         entropy = torch.special.entr(attention[:, head].double()).sum(-1).mean().item() / math.log(2)
-        cells = relay_cells(layer, pattern.name, grid)
+        cells = relay_cells(layer, pattern, grid)
         rows.append(
             {
                 "head": head,
@@ -56,10 +57,16 @@ def head_statistics(layer: SparseAttention2d, attention: Tensor) -> list[dict[st
     return rows
 
 
-def relay_cells(layer: SparseAttention2d, pattern: str, grid: tuple[int, int]) -> np.ndarray | None:
-    """Row-major key cells that the pattern's last step hears from beyond a block; None where that is all or none."""
+def relay_cells(layer: SparseAttention2d, pattern: str | Pattern, grid: tuple[int, int]) -> np.ndarray | None:
+    """Row-major key cells that the pattern's last step hears from beyond a block; None where that is all or none.
+
+    None also of a pattern native to the grid: its relays are meant to be all cells alike.
+    """
+    chosen = ylg.pattern(pattern)
+    if chosen.on_grid:
+        return None
     n = grid[0] * grid[1]
-    positions = relays(sparse_step_masks(pattern, n), math.isqrt(n))
+    positions = relays(ylg.sparse_step_masks(chosen, n), math.isqrt(n))
     if len(positions) in (0, n):
         return None
     return grid_order(*grid, layer.order).numpy()[positions]

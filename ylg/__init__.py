@@ -6,13 +6,17 @@ Read next: orders.py, patterns.py, heads.py, flow.py, plan.py, attention.py, lay
 
 from ylg.attention import sparse_attention
 from ylg.flow import flow_report, has_full_information, information_flow_graph
-from ylg.heads import head_masks, sparse_head_masks
+from ylg.heads import ALIGNMENTS, head_masks, sparse_head_masks
 from ylg.layer import SparseAttention2d
-from ylg.orders import grid_order
-from ylg.patterns import Pattern, pattern, register_pattern, sparse_step_masks, step_masks
+from ylg.orders import ORDERS, grid_order
+from ylg.pattern_table import LAYOUTS, Pattern
+from ylg.patterns import pattern, pattern_names, register_pattern, sparse_step_masks, step_masks
 from ylg.plan import AttentionPlan, attention_plan
 
 __all__ = [
+    "ALIGNMENTS",
+    "LAYOUTS",
+    "ORDERS",
     "AttentionPlan",
     "Pattern",
     "SparseAttention2d",
@@ -23,6 +27,7 @@ __all__ = [
     "head_masks",
     "information_flow_graph",
     "pattern",
+    "pattern_names",
     "register_pattern",
     "sparse_attention",
     "sparse_head_masks",

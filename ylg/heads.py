@@ -14,17 +14,12 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from ylg.orders import Grid, Order, check_grid, grid_order, is_whole
-from ylg.patterns import Pattern, sparse_step_masks
+from ylg.pattern_table import LAYOUTS, Pattern
 from ylg.patterns import pattern as find_pattern
+from ylg.patterns import sparse_step_masks
 from ylg.reach import dense_stack
 
 HeadPattern = str | Pattern | Sequence["HeadPattern"]
-
-LAYOUTS: dict[str, tuple[str, ...]] = {
-    "none": ("dense",),
-    "ltr_rtl": ("rtl", "ltr"),  # the published network gives rtl the first half of the heads
-    "ltr_rtl_original": ("rtl_original", "ltr_original"),
-}
 
 
 def head_masks(
@@ -34,23 +29,24 @@ def head_masks(
     num_heads: int = 8,
     order: Order = "manhattan",
     alignment: str = "pool",
-    stride: int | None = None,
+    stride: int | Grid | None = None,
 ) -> Tensor:
     """The masks of all heads, dense. For grids beyond about 64x64 use ``sparse_head_masks``, of which this is a view.
 
     Args:
-        pattern: the name of a pattern ("ltr", ...), a Pattern, "ltr_rtl", "ltr_rtl_original", "none" (no mask:
-            dense), or a list of them, each given an equal, consecutive share of the heads. Within its share a
-            pattern's steps are repeated 1 2 1 2 ...; so "ltr_rtl" over 8 heads is rtl1 rtl2 rtl1 rtl2 ltr1 ltr2
-            ltr1 ltr2.
+        pattern: the name of a pattern ("ltr", ...), a Pattern, a layout of ``LAYOUTS`` ("ltr_rtl", "interlaced4",
+            ..., "none" for dense), or a list of them, each given an equal, consecutive share of the heads. Within
+            its share a pattern's steps are repeated 1 2 1 2 ...; so "ltr_rtl" over 8 heads is rtl1 rtl2 rtl1 rtl2
+            ltr1 ltr2 ltr1 ltr2.
         query_grid: (rows, cols) of the queries, a multiple of ``key_grid``.
         key_grid: (rows, cols) of the keys and values; None for that of the queries.
         num_heads: a multiple of the number of distinct steps.
-        order: how positions are laid on the key grid, see ``grid_order``.
+        order: how positions are laid on the key grid, see ``grid_order``. Patterns native to the grid ignore it:
+            they are made on the key grid itself (see ``has_order``).
         alignment: which row of the key grid's mask a query cell uses. "pool": that of the key cell it is pooled
             into. "tile": the query grid is cut into copies of the key grid. "rows": row q mod num_keys for the
             row-major query q, as in the published code (it scrambles the queries' geometry).
-        stride: size of the patterns' blocks; None is their default.
+        stride: size of the patterns' blocks; None is their default. See ``step_masks``.
 
     Returns:
         bool tensor [num_heads, num_queries, num_keys], True = may attend; queries and keys are row-major cells.
@@ -69,7 +65,7 @@ def sparse_head_masks(
     num_heads: int = 8,
     order: Order = "manhattan",
     alignment: str = "pool",
-    stride: int | None = None,
+    stride: int | Grid | None = None,
 ) -> list[csr_array]:
     """The masks of all heads, sparse: the arguments of ``head_masks``, and no dense array on the way.
 
@@ -83,10 +79,9 @@ def sparse_head_masks(
     steps_of_heads = head_steps(pattern, num_heads)
     cells = grid_order(*key_grid, order).numpy()
     masks: dict[tuple[Pattern, int], csr_array] = {}
-    for chosen, number in steps_of_heads:
-        if (chosen, number) not in masks:
-            step = sparse_step_masks(chosen, len(cells), stride)[number]
-            masks[chosen, number] = _take_rows(_on_cells(step, cells), rows_used)
+    for chosen in dict.fromkeys(chosen for chosen, _ in steps_of_heads):
+        for number, step in enumerate(sparse_step_masks(chosen, key_grid, stride)):
+            masks[chosen, number] = _take_rows(step if chosen.on_grid else _on_cells(step, cells), rows_used)
     return [masks[step] for step in steps_of_heads]
 
 
@@ -114,6 +109,14 @@ def heads_needed(pattern: HeadPattern) -> int:
     if isinstance(parts, Pattern):
         return parts.num_steps
     return len(parts) * math.lcm(*(heads_needed(part) for part in parts))
+
+
+def has_order(pattern: HeadPattern) -> bool:
+    """Whether the order of the cells changes anything: not for dense attention, nor for patterns native to the grid."""
+    parts = _parts(pattern)
+    if isinstance(parts, Pattern):
+        return parts.name != "dense" and not parts.on_grid
+    return any(has_order(part) for part in parts)
 
 
 def _parts(pattern: HeadPattern) -> Pattern | Sequence[HeadPattern]:

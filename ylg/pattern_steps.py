@@ -15,7 +15,7 @@ from scipy.sparse import coo_array, csr_array
 
 def dense(n: int, stride: int) -> tuple[csr_array]:
     """One step in which everything attends to everything."""
-    return (_progressions(np.zeros(n, dtype=np.int64), np.full(n, n), 1),)
+    return (progressions(np.zeros(n, dtype=np.int64), np.full(n, n), 1),)
 
 
 def ltr(n: int, stride: int, original: bool = False) -> tuple[csr_array, csr_array]:
@@ -28,7 +28,7 @@ def ltr(n: int, stride: int, original: bool = False) -> tuple[csr_array, csr_arr
     relays = np.arange(stride - 1, n, stride)
     if n % stride and not original:
         relays = np.append(relays, n - 1)
-    return _progressions(i // stride * stride, i % stride + 1, 1), _relays_and_self(relays, n)
+    return progressions(i // stride * stride, i % stride + 1, 1), _relays_and_self(relays, n)
 
 
 def rtl(n: int, stride: int, original: bool = False) -> tuple[csr_array, csr_array]:
@@ -39,7 +39,7 @@ def rtl(n: int, stride: int, original: bool = False) -> tuple[csr_array, csr_arr
     i = np.arange(n)
     ends = np.minimum((i // stride + 1) * stride, n)
     relays = np.arange(0, n - stride + 1 if original else n, stride)
-    return _progressions(i, ends - i, 1), _relays_and_self(relays, n)
+    return progressions(i, ends - i, 1), _relays_and_self(relays, n)
 
 
 def fixed(n: int, stride: int) -> tuple[csr_array, csr_array]:
@@ -47,7 +47,7 @@ def fixed(n: int, stride: int) -> tuple[csr_array, csr_array]:
     within, across = ltr(n, stride)
     rows = np.repeat(np.arange(n), np.diff(across.indptr))
     causal = across.indices <= rows
-    return within, _from_pairs(rows[causal], across.indices[causal], n)
+    return within, from_pairs(rows[causal], across.indices[causal], n)
 
 
 def strided(n: int, stride: int, original: bool = False) -> tuple[csr_array, csr_array]:
@@ -61,7 +61,7 @@ def strided(n: int, stride: int, original: bool = False) -> tuple[csr_array, csr
     starts = np.maximum(i - stride + 1, 0)
     stops = i + 1 if original else np.where(i >= n - stride, n, i + 1)
     residue = i % stride
-    return _progressions(starts, stops - starts, 1), _progressions(residue, -(-(n - residue) // stride), stride)
+    return progressions(starts, stops - starts, 1), progressions(residue, -(-(n - residue) // stride), stride)
 
 
 def butterfly(num_steps: int, n: int, stride: int) -> tuple[csr_array, ...]:
@@ -78,7 +78,7 @@ def butterfly(num_steps: int, n: int, stride: int) -> tuple[csr_array, ...]:
     for radix in chosen:
         base = virtual - virtual // weight % radix * weight
         columns = base[:, None] + weight * np.arange(radix)
-        steps.append(_from_pairs(np.repeat(player, radix), player[columns.ravel()], n))
+        steps.append(from_pairs(np.repeat(player, radix), player[columns.ravel()], n))
         weight *= radix
     return tuple(steps)
 
@@ -102,14 +102,14 @@ def star(n: int, stride: int) -> tuple[csr_array, csr_array]:
     """Position 0 hears everybody, then everybody hears position 0: full information through one vertex."""
     i = np.arange(n)
     hub, self_ = np.zeros(n, dtype=np.int64), i[1:]
-    gather = _from_pairs(np.append(hub, self_), np.append(i, self_), n)
+    gather = from_pairs(np.append(hub, self_), np.append(i, self_), n)
     return gather, csr_array(gather.T)
 
 
 # ---- CSR by index arithmetic ----
 
 
-def _progressions(starts: np.ndarray, counts: np.ndarray, step: int) -> csr_array:
+def progressions(starts: np.ndarray, counts: np.ndarray, step: int) -> csr_array:
     """Row i holds the columns ``starts[i] + step * (0 .. counts[i] - 1)``."""
     n = len(starts)
     indptr = np.append(0, np.cumsum(counts))
@@ -122,10 +122,10 @@ def _relays_and_self(relays: np.ndarray, n: int) -> csr_array:
     """Every row holds the columns ``relays``, and its own."""
     ordinary = np.setdiff1d(np.arange(n), relays)
     rows = np.append(np.repeat(np.arange(n), len(relays)), ordinary)
-    return _from_pairs(rows, np.append(np.tile(relays, n), ordinary), n)
+    return from_pairs(rows, np.append(np.tile(relays, n), ordinary), n)
 
 
-def _from_pairs(rows: np.ndarray, columns: np.ndarray, n: int) -> csr_array:
+def from_pairs(rows: np.ndarray, columns: np.ndarray, n: int) -> csr_array:
     """The entries (row, column), of which some may be named twice."""
     matrix = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(n, n)).tocsr()
     matrix.sort_indices()

@@ -165,7 +165,7 @@ def test_heads_that_do_not_divide_among_the_steps_are_refused(num_heads):
     [
         (
             dict(pattern="lrt"),
-            "unknown pattern 'lrt'; use one of dense, .*over heads also none, ltr_rtl, ltr_rtl_original or a list",
+            "unknown pattern 'lrt'; use one of dense, .*over heads also none, ltr_rtl, .*crossed or a list",
         ),
         (dict(pattern=[]), "list of patterns is empty"),
         (dict(pattern=["ltr", 5]), "unknown pattern 5"),
