@@ -5,10 +5,8 @@ initialisation is kept, and ``result.json`` is written only when all else is the
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import numpy as np
 
 from ablations.bootstrap import write_features
 from ablations.experiment import Experiment
@@ -16,17 +14,15 @@ from ablations.records import Record, read_record, write_record
 from ablations.sizes import parameter_counts
 from sagan_base.checkpoint import build_networks
 from sagan_base.config import RunConfig
-from sagan_base.data import ImageData, default_cache
+from sagan_base.data import ImageData
 from sagan_base.distributed import Processes
 from sagan_base.files import atomic_write
 from sagan_base.generator import Generator
 from sagan_base.metrics.class_accuracy import class_accuracy
-from sagan_base.metrics.evaluate import evaluate, extract, real_statistics
-from sagan_base.metrics.features import choose_features
+from sagan_base.metrics.evaluate import Evaluation, evaluate
 from sagan_base.network import attention_off
 from sagan_base.provenance import provenance
 from sagan_base.run_log import read_metrics
-from sagan_base.sampling import GeneratedImages, class_frequency_labels
 from sagan_base.training import TrainResult, train
 
 SAMPLE_SEED = 0  # the same z and labels for every run: differences between runs are paired sample by sample
@@ -50,12 +46,17 @@ class Measurement:
 
     def __call__(
         self, generator: Generator, data: ImageData, num_samples: int, progress: bool, first_only: bool = False
-    ) -> dict[str, float]:
-        values: dict[str, float] = {}
-        for name in self.features[: 1 if first_only else None]:
-            options = {"cache": self.cache, "weights": self.weights.get(name), "progress": progress}
-            values |= evaluate(generator, data, name, num_samples, seed=SAMPLE_SEED, **options)
-        return values
+    ) -> Evaluation:
+        """The values of all features, with the leading ones' own samples."""
+        first, *others = (
+            evaluate(
+                generator, data, name, num_samples, SAMPLE_SEED,
+                cache=self.cache, weights=self.weights.get(name), progress=progress,
+            )
+            for name in self.features[: 1 if first_only else None]
+        )  # fmt: skip
+        values = [evaluation.values for evaluation in (first, *others)]
+        return replace(first, values={name: value for part in values for name, value in part.items()})
 
 
 def run_experiment(
@@ -76,7 +77,7 @@ def run_experiment(
         folder,
         evaluate=lambda generator, step: measure(
             generator, data, preset.curve_samples, progress=False, first_only=True
-        ),
+        ).values,
         progress=progress,
         device=place.device,
     )
@@ -118,7 +119,7 @@ def _initial_metrics(
         except (ValueError, KeyError, TypeError) as error:
             print(f"{path} is not whole ({error}): measured again")
     generator, _ = build_networks(config)
-    metrics = measure(generator.to(place.device), data, num_samples, progress)
+    metrics = measure(generator.to(place.device), data, num_samples, progress).values
     with atomic_write(path) as temporary:
         kept = {"features": list(measure.features), "metrics": metrics}
         temporary.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
@@ -138,12 +139,17 @@ def _measured(
     """The final measurement of a trained run."""
     generator, row = result.generator, experiment.row
     num_samples = experiment.setting.preset.final_samples
-    metrics = measure(generator, data, num_samples, progress)
+    evaluation = measure(generator, data, num_samples, progress)
+    write_features(
+        folder,
+        evaluation.features[:MOST_STORED_SAMPLES].numpy(),
+        evaluation.real.mean.numpy(),
+        evaluation.real.covariance.numpy(),
+    )
     off: dict[str, float] = {}
     if generator.attention_layers():
         with attention_off(generator):
-            off = measure(generator, data, num_samples, progress, first_only=True)
-    _store_features(generator, data, folder, measure, min(num_samples, MOST_STORED_SAMPLES), progress)
+            off = measure(generator, data, num_samples, progress, first_only=True).values
     judged = 2 <= data.num_classes <= MOST_CLASSES_JUDGED
     logged: dict[str, float] = {}
     for line in read_metrics(folder):
@@ -155,7 +161,7 @@ def _measured(
         config=config.to_dict(),
         config_hash=config.config_hash(),
         setting=experiment.setting.to_dict(data),
-        metrics=metrics,
+        metrics=evaluation.values,
         initial=initial,
         class_accuracy=class_accuracy(generator, data, seed=SAMPLE_SEED) if judged else None,
         parameters=dict(zip(("generator", "discriminator"), parameter_counts(config), strict=True)),
@@ -171,17 +177,3 @@ def _measured(
         attention_off=off,
         folder=folder,
     )
-
-
-def _store_features(
-    generator: Generator, data: ImageData, folder: Path, measure: Measurement, num_samples: int, progress: bool
-) -> None:
-    """Keep features of samples for the bootstrap: those ``evaluate`` measured, unless there were too many to keep."""
-    cache = measure.cache or default_cache()
-    choice = choose_features(measure.features[0], data, cache, measure.weights.get(measure.features[0]))
-    extractor = choice.create(next(generator.parameters()).device)
-    real = real_statistics(data, choice, extractor, cache, progress=progress)
-    labels = class_frequency_labels(data, num_samples, SAMPLE_SEED)
-    with GeneratedImages(generator, labels, SAMPLE_SEED, progress=progress) as samples:
-        features = extract(samples, extractor, 64)[choice.layers[0]]
-    write_features(folder, np.asarray(features), real.mean.numpy(), real.covariance.numpy())

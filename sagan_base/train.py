@@ -121,7 +121,7 @@ def _evaluation(arguments: argparse.Namespace, data: ImageData) -> Callable[[Gen
         num_samples=arguments.num_samples,
         cache=arguments.cache,
         weights=arguments.inception_weights,
-    )
+    ).values
 
 
 def default_folder(config: RunConfig) -> Path:

@@ -89,7 +89,7 @@ def _measure(generator: Generator, data: ImageData, arguments: argparse.Namespac
         weights = arguments.inception_weights if name == "inception" else None
         values |= evaluate(
             generator, data, name, arguments.num_samples, arguments.seed, arguments.batch_size, arguments.cache, weights
-        )
+        ).values
     if data.num_classes > 1 and generator.num_classes == data.num_classes:
         values[CLASS_ACCURACY] = class_accuracy(generator, data, seed=arguments.seed)
     return values

@@ -46,6 +46,23 @@ class RealStatistics:
     features: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a measurement found, and what it was made of, so that nobody draws and measures the same samples again.
+
+    Attributes:
+        values: by name; see ``evaluate``.
+        features: of the samples, float32 [N, d].
+        labels: classes of the samples, int64 [N].
+        real: what they were compared with.
+    """
+
+    values: dict[str, float]
+    features: Tensor
+    labels: Tensor
+    real: RealStatistics
+
+
 def evaluate(
     generator: Generator,
     data: ImageData,
@@ -56,7 +73,7 @@ def evaluate(
     cache: Path | None = None,
     weights: Path | None = None,
     progress: bool = True,
-) -> dict[str, float]:
+) -> Evaluation:
     """Compare samples of the generator, in evaluation mode, with the images of ``data``.
 
     Classes are drawn as often as ``data`` has them, z from N(0, 1) by a random number generator of its own; samples
@@ -69,8 +86,8 @@ def evaluate(
         cache: folder for the classifier and the real statistics; None means ``sagan_base.data.default_cache()``.
         weights: file of the extractor's weights, where it does not come by itself.
     Returns:
-        {"FD (LABEL)", "IS-style (LABEL)", "KID (LABEL)", "precision (LABEL)", "recall (LABEL)"}, with "FID", "IS" and
-        "KID" for Inception.
+        The values are {"FD (LABEL)", "IS-style (LABEL)", "KID (LABEL)", "precision (LABEL)", "recall (LABEL)"}, with
+        "FID", "IS" and "KID" for Inception.
     Raises:
         ValueError: fewer than 10 samples, data of another size than the generator's images, no such features.
     """
@@ -84,8 +101,9 @@ def evaluate(
     labels = class_frequency_labels(data, num_samples, seed)
     with GeneratedImages(generator, labels, seed, batch_size, progress) as samples:
         generated = extract(samples, extractor, batch_size)
-    values = measures(*(generated[layer] for layer in choice.layers), real)
-    return {_column(name, choice): value for name, value in values.items()}
+    measured, logits = (generated[layer] for layer in choice.layers)
+    values = {_column(name, choice): value for name, value in measures(measured, logits, real).items()}
+    return Evaluation(values, measured, labels, real)
 
 
 def check_evaluation(

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from ablations import execute
-from ablations.bootstrap import read_features
+from ablations.bootstrap import read_features, write_features
 from ablations.execute import Measurement, finished
 from ablations.experiment import Experiment, Setting
 from ablations.presets import Preset
@@ -31,6 +31,8 @@ from sagan_base.distributed import Processes
 from sagan_base.generator import Generator
 from sagan_base.metrics import features
 from sagan_base.metrics.classifier import ClassifierConfig, classifier_for
+from sagan_base.metrics.evaluate import Evaluation, RealStatistics
+from sagan_base.sampling import class_frequency_labels
 
 MINIATURE = """
 import sys, torch
@@ -139,9 +141,10 @@ def test_the_last_measurement_is_repeated_with_the_gains_at_0(tmp_path, monkeypa
         def __call__(self, generator, *arguments, **options):
             counts.append(arguments[1])
             gains.append([layer.gain.item() for layer in generator.attention_layers().values()])
-            return {"FD (tiny)": float(len(gains)), "IS-style (tiny)": 1.0}
+            real = RealStatistics(torch.zeros(2), torch.eye(2), torch.zeros(3, 2))
+            values = {"FD (tiny)": float(len(gains)), "IS-style (tiny)": 1.0}
+            return Evaluation(values, torch.full((3, 2), float(len(gains))), torch.zeros(3).long(), real)
 
-    monkeypatch.setattr(execute, "_store_features", lambda *arguments: None)
     model = ModelConfig(16, image_channels=1, num_classes=10, latent_dim=4, generator_width=4, discriminator_width=4)
     recipe = {"paper": {"batch_size": 4, "ema_decay": 0.0}}
     preset = Preset("tiny", "for tests", "digits", model, 3, 0, 20, 30, recipe_changes=recipe)
@@ -152,6 +155,7 @@ def test_the_last_measurement_is_repeated_with_the_gains_at_0(tmp_path, monkeypa
     )
     assert gains[0] == [0] and gains[-1] == [0]  # before the first step, and switched off
     assert gains[-2] == [record.attention_gains["generator 8"]] != [0]
+    assert read_features(record.folder).samples[0, 0] == len(gains) - 1  # of the measurement with the gains as trained
     assert record.attention_off == {"FD (tiny)": float(len(gains)), "IS-style (tiny)": 1.0}
     assert record.metrics["FD (tiny)"] == len(gains) - 1
     assert counts == [30, 20, 30, 30]  # fewer samples for the curve
@@ -166,10 +170,11 @@ def test_the_samples_kept_for_the_bootstrap_are_those_that_were_measured(tmp_pat
     generator = Generator(resolution=16, image_channels=1, num_classes=10, generator_width=4, attention=None)
     data, measure = load_data("digits", 16), Measurement(("classifier",), cache=tmp_path / "cache")
     measured = measure(generator, data, 100, progress=False)
-    execute._store_features(generator, data, tmp_path, measure, 100, progress=False)
+    assert torch.equal(measured.labels.bincount(), class_frequency_labels(data, 100, 0).bincount())
+    write_features(tmp_path, measured.features.numpy(), measured.real.mean.numpy(), measured.real.covariance.numpy())
     kept = read_features(tmp_path)
     assert kept.samples.shape == (100, 64)
-    assert kept.distance() == pytest.approx(measured["FD (digits classifier)"], rel=2e-3)
+    assert kept.distance() == pytest.approx(measured.values["FD (digits classifier)"], rel=2e-3)
 
 
 def test_the_report_of_the_merged_runs_has_both_rows_with_two_seeds_each(merged, tmp_path, capsys):

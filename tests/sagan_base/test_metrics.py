@@ -186,7 +186,7 @@ def test_evaluate_agrees_with_torch_fidelitys_own_command(digits: ImageData, cac
         fid=True, isc=True, kid=True, prc=True, isc_splits=1, kid_subset_size=100,
         cuda=False, save_cpu_ram=True, cache=False, verbose=False,
     )  # fmt: skip
-    found = evaluate(generator, digits, num_samples=200, seed=3, cache=cache, progress=False)
+    found = evaluate(generator, digits, num_samples=200, seed=3, cache=cache, progress=False).values
     assert found == pytest.approx(
         {
             f"FD {LABEL}": direct["frechet_inception_distance"],
@@ -203,8 +203,8 @@ def test_evaluate_agrees_with_torch_fidelitys_own_command(digits: ImageData, cac
 
 
 def test_real_images_score_far_better_than_an_untrained_generator(digits: ImageData, cache: Path, generator: Generator):
-    good = evaluate(Replay(digits), digits, num_samples=400, cache=cache, progress=False)
-    bad = evaluate(generator, digits, num_samples=400, cache=cache, progress=False)
+    good = evaluate(Replay(digits), digits, num_samples=400, cache=cache, progress=False).values
+    bad = evaluate(generator, digits, num_samples=400, cache=cache, progress=False).values
     assert good[f"FD {LABEL}"] < bad[f"FD {LABEL}"] / 50 and good[f"KID {LABEL}"] < bad[f"KID {LABEL}"] / 50
     assert good[f"IS-style {LABEL}"] > 8 and bad[f"IS-style {LABEL}"] < 2
     assert min(good[f"precision {LABEL}"], good[f"recall {LABEL}"]) > 0.8 > bad[f"recall {LABEL}"]
@@ -214,7 +214,7 @@ def test_evaluation_repeats_itself_and_leaves_mode_and_random_state_alone(
     digits: ImageData, cache: Path, generator: Generator
 ):
     def run(**options: int) -> dict[str, float]:
-        return evaluate(generator, digits, num_samples=50, cache=cache, progress=False, **options)
+        return evaluate(generator, digits, num_samples=50, cache=cache, progress=False, **options).values
 
     generator.train()
     state, weights = torch.get_rng_state(), {k: v.clone() for k, v in generator.state_dict().items()}
@@ -286,7 +286,7 @@ def test_of_too_many_real_images_evenly_spaced_ones_are_compared(monkeypatch: py
 def test_a_training_measures_as_many_samples_as_it_was_asked_for(digits: ImageData, cache: Path, generator: Generator):
     options = ["--features", "classifier", "--num-samples", "40", "--cache", str(cache)]
     measure = _evaluation(training_options().parse_args(options), digits)
-    assert measure(generator, 1) == evaluate(generator, digits, num_samples=40, cache=cache, progress=False)
+    assert measure(generator, 1) == evaluate(generator, digits, num_samples=40, cache=cache, progress=False).values
 
 
 @pytest.mark.parametrize(
@@ -517,7 +517,7 @@ def test_the_command_prints_a_row_a_measure_for_the_trained_and_the_untrained_ne
     out, err = capsys.readouterr()
     rows = {line[: line.index("  ")]: line.split()[-2:] for line in out.splitlines()[1:] if "  " in line}
     found = json.loads((tmp_path / "m.json").read_text())
-    direct = evaluate(load_checkpoint(model)[0], digits, num_samples=40, cache=cache)
+    direct = evaluate(load_checkpoint(model)[0], digits, num_samples=40, cache=cache).values
     assert found["trained"][f"FD {LABEL}"] == direct[f"FD {LABEL}"] != found["untrained"][f"FD {LABEL}"]
     assert rows[f"FD {LABEL}"] == [f"{found[c][f'FD {LABEL}']:.4f}" for c in ("trained", "untrained")]
     assert CLASS_ACCURACY in found["trained"] and "of 355 held-out real images" in out
@@ -531,7 +531,9 @@ def test_the_commands_samples_have_its_seed_and_its_machine_learns_from_the_trai
         return lambda *given, **named: signature(measure).bind(*given, **named).arguments.get("seed", 0)
 
     evaluated, judged = seed_of(evaluate), seed_of(class_accuracy)
-    monkeypatch.setattr(command_module, "evaluate", lambda *given, **named: {"FD": evaluated(*given, **named)})
+    monkeypatch.setattr(
+        command_module, "evaluate", lambda *given, **named: SimpleNamespace(values={"FD": evaluated(*given, **named)})
+    )
     monkeypatch.setattr(command_module, "class_accuracy", judged)
     options = ["--seed", "7", "--cache", str(tmp_path), "--json", str(tmp_path / "m.json")]
     assert metrics_command([str(write_model(tmp_path)), *options]) == 0
