@@ -34,8 +34,7 @@ from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes, processes
 from sagan_base.metrics.evaluate import check_evaluation
 from sagan_base.training import TrainingInterrupted, TrainingStopped, check_data, folder_problem
-from ylg.heads import ALIGNMENTS
-from ylg.orders import ORDERS
+from ylg import ALIGNMENTS, ORDERS
 
 MODES = ("parallel", "sequential")
 FEATURES = ("classifier", "efficientnet", "inception")

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from sagan_base.files import atomic_write
 from sagan_base.sampling import to_image
-from ylg.heads import aligned_rows, head_steps
-from ylg.layer import SparseAttention2d
+from ylg import SparseAttention2d, head_steps
+from ylg.heads import aligned_rows
 
 TEMPLATE = Path(__file__).with_name("explorer_template.html")
 FULL_PRECISION_BYTES = 10_000_000  # of attention values in one page; beyond it they are stored as float16

@@ -14,11 +14,8 @@ from torch import Tensor, nn
 import ylg
 from analysis.inversion.distances import decibels, psnr
 from sagan_base.network import attention_off
+from ylg import Pattern, SparseAttention2d, grid_order, head_steps
 from ylg.flow_measures import relays
-from ylg.heads import head_steps
-from ylg.layer import SparseAttention2d
-from ylg.orders import grid_order
-from ylg.pattern_table import Pattern
 
 
 def head_statistics(layer: SparseAttention2d, attention: Tensor) -> list[dict[str, Any]]:

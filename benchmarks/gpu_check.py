@@ -353,7 +353,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print(
             "gpu_check.py: error: PyTorch sees no CUDA device; without one, run python benchmarks/kernel_report.py "
-            "and pytest tests/ylg/test_triton_ops.py",
+            "and pytest tests/ylg/test_triton.py",
             file=sys.stderr,
         )
         return 2

@@ -36,8 +36,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 import ylg
-from ylg.backends import TRITON_HEAD_DIM, triton_ops
-from ylg.backends.triton_ops import attention_map, tile_attention, tile_attention_backward
+from ylg.backends.triton import operators
+from ylg.backends.triton.operators import attention_map, tile_attention, tile_attention_backward
+from ylg.devices import TRITON_HEAD_DIM
 
 KINDS = {  # machine instructions by what keeps them waiting
     "tensor": r"HMMA|DMMA|HGMMA|WGMMA",
@@ -158,7 +159,7 @@ def main() -> None:
         help="head dims (default: 4x16 2x8, the generator's and the discriminator's)",
     )  # fmt: skip
     parser.add_argument(
-        "--dtypes", nargs="+", default=["float32", "bfloat16"], choices=[str(t)[6:] for t in triton_ops.DTYPES],
+        "--dtypes", nargs="+", default=["float32", "bfloat16"], choices=[str(t)[6:] for t in operators.DTYPES],
         help="(default: float32 bfloat16)",
     )  # fmt: skip
     parser.add_argument(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sagan_base.batch_norm import BatchNorm2d
 from sagan_base.config import AttentionConfig, ModelConfig, NumericsConfig
 from sagan_base.spectral_norm import spectral_norm
-from ylg.layer import SparseAttention2d
+from ylg import SparseAttention2d
 
 
 def initialise_(weight: Tensor, init: str) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sagan_base.config import AttentionConfig, ModelConfig, NumericsConfig
-from ylg.layer import SparseAttention2d
+from ylg import SparseAttention2d
 
 
 def model_config(config: ModelConfig | None = None, **options: Any) -> ModelConfig:

@@ -6,11 +6,12 @@ The masks come as a plan (plan.py); backends/ holds what executes it. Read next:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from numbers import Real
 
 from torch import Tensor
 
-from ylg.backends import DTYPES, automatic_backend, load_backend
+from ylg.devices import DTYPES, automatic_backend
 from ylg.plan import AttentionPlan
 
 
@@ -45,13 +46,47 @@ def sparse_attention(
     """
     _check(queries, keys, values, plan)
     check_scale(scale)
+    check_backend(backend)
     if scale is None:
         scale = 1 / math.sqrt(queries.shape[-1])
     if backend == "auto":
         backend = automatic_backend(queries.device.type, max(queries.shape[-1], values.shape[-1]))
-    attend = load_backend(backend)
     plan = plan if plan.device == queries.device else plan.to(queries.device)
-    return attend(queries, keys, values, plan, float(scale), return_attention)
+    return BACKENDS[backend](queries, keys, values, plan, float(scale), return_attention)
+
+
+def _tiles(*arguments):
+    from ylg.backends.tiles.attention import tiles_attention
+
+    return tiles_attention(*arguments)
+
+
+def _triton(*arguments):
+    from ylg.backends.triton.operators import triton_attention
+
+    return triton_attention(*arguments)
+
+
+def _flex(*arguments):
+    from ylg.backends.flex import flex_attention_backend
+
+    return flex_attention_backend(*arguments)
+
+
+def _reference(*arguments):
+    from ylg.backends.reference import reference_attention
+
+    return reference_attention(*arguments)
+
+
+BACKENDS: dict[str, Callable] = {"tiles": _tiles, "triton": _triton, "flex": _flex, "reference": _reference}
+
+
+def check_backend(name: object) -> None:
+    """Raises ValueError unless it is "auto" or the name of a backend."""
+    names = ["auto", *BACKENDS]
+    if name not in names:
+        raise ValueError(f"backend={name!r} is unknown; use one of {names}")
 
 
 def check_scale(scale: object) -> None:

@@ -14,8 +14,9 @@ import networkx as nx
 import numpy as np
 
 from ylg import flow_measures as measures
+from ylg.masks import Masks, sparse_steps
 from ylg.orders import Order, check_grid, grid_order, is_whole
-from ylg.reach import Masks, count_pairs, reached, sparse_steps, unreachable_pair
+from ylg.reach import count_pairs, reached, unreachable_pair
 
 
 def has_full_information(masks: Masks) -> bool:

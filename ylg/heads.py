@@ -13,11 +13,11 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from ylg.masks import dense_stack
 from ylg.orders import Grid, Order, check_grid, grid_order, is_whole
 from ylg.pattern_table import LAYOUTS, Pattern
 from ylg.patterns import pattern as find_pattern
 from ylg.patterns import sparse_step_masks
-from ylg.reach import dense_stack
 
 HeadPattern = str | Pattern | Sequence["HeadPattern"]
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ylg.attention import check_scale, sparse_attention
-from ylg.backends import BACKENDS
+from ylg.attention import check_backend, check_scale, sparse_attention
 from ylg.heads import HeadPattern, head_steps, sparse_head_masks
 from ylg.orders import Order, check_grid, is_whole
 from ylg.patterns import Pattern
@@ -93,8 +92,7 @@ class SparseAttention2d(nn.Module):
         grid = check_grid(grid, "grid")
         if mode not in MODES:
             raise ValueError(f"unknown mode {mode!r}; use one of {', '.join(MODES)}")
-        if backend != "auto" and backend not in BACKENDS:
-            raise ValueError(f"backend={backend!r} is unknown; use one of {['auto', *BACKENDS]}")
+        check_backend(backend)
         if not is_whole(channels) or channels < 1:
             raise ValueError(f"channels={channels!r} must be a whole number from 1 up")
         if not is_whole(pool) or pool < 1 or grid[0] % pool or grid[1] % pool:

@@ -86,7 +86,7 @@ def _snake(rows: int, cols: int) -> np.ndarray:
 
 
 def _manhattan(rows: int, cols: int) -> np.ndarray:
-    """By distance |r| + |c| from cell (0, 0), ties row-major: the paper's ESA enumeration."""
+    """The paper's ESA: by Manhattan distance |r| + |c| from cell (0, 0), ties row-major."""
     distance = np.arange(rows)[:, None] + np.arange(cols)
     return np.argsort(distance.ravel(), kind="stable")
 

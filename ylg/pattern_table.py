@@ -12,8 +12,8 @@ from typing import Any
 
 from ylg import grid_steps as grids
 from ylg import pattern_steps as positions
+from ylg.masks import Masks
 from ylg.orders import Grid, is_whole
-from ylg.reach import Masks
 
 Build = Callable[[Any, Any], Masks]
 

@@ -28,9 +28,10 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from ylg.grid_steps import default_block
+from ylg.masks import dense_stack, sparse_steps
 from ylg.orders import Grid, check_grid, is_whole
 from ylg.pattern_table import CHOICES, LAYOUTS, MEMBERS, Build, Pattern, butterfly
-from ylg.reach import dense_stack, sparse_steps, unreachable_pair
+from ylg.reach import unreachable_pair
 
 PATTERN_FILES = "YLG_PATTERNS"  # environment variable: files that register patterns of the user's own
 

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from ylg import planner
-from ylg.reach import bool_array, dense_stack
+from ylg.devices import choose_backend
+from ylg.masks import canonical, content, dense_stack, read_head_masks
 
 _TENSORS = ("query_index", "key_index", "tile_mask")
 Made = TypeVar("Made")
@@ -155,14 +156,12 @@ class AttentionPlan:
         digest = f"{self.digest} transposed"
 
         def build():
-            return _build([_canonical(sp.csr_array(mask.T)) for mask in self.sparse_masks()], digest)
+            return _build([canonical(sp.csr_array(mask.T)) for mask in self.sparse_masks()], digest)
 
         return self.derived("transposed", lambda plan: _kept(digest, build).to(plan.device))
 
     def explain(self) -> str:
         """What is computed and by which backend, as text for people."""
-        from ylg.backends import choose_backend
-
         dense = self.num_heads * self.num_queries * self.num_keys
         lines = [
             f"attention plan: {self.num_heads} heads, {self.num_queries} queries, {self.num_keys} keys, "
@@ -201,11 +200,11 @@ def attention_plan(masks: Tensor | np.ndarray | Sequence) -> AttentionPlan:
     Raises:
         ValueError: not bool, wrong shape, or a query that may attend to no key (its head and index are named).
     """
-    heads = _read_masks(masks)
-    content = hashlib.sha256(repr((len(heads), heads[0].shape)).encode())
+    heads = read_head_masks(masks)
+    digest = hashlib.sha256(repr((len(heads), heads[0].shape)).encode())
     for mask in heads:
-        content.update(_content(mask))
-    digest = content.hexdigest()
+        digest.update(content(mask))
+    digest = digest.hexdigest()
 
     def build():
         for head, mask in enumerate(heads):
@@ -258,51 +257,10 @@ def _kept(digest: str, build: Callable[[], AttentionPlan]) -> AttentionPlan:
     return plan
 
 
-def _read_masks(masks) -> list[sp.csr_array]:
-    if isinstance(masks, (Tensor, np.ndarray)):
-        masks = bool_array(masks, "head masks must be bool (True = may attend), got {}: use masks.bool()")
-        if masks.ndim != 3 or 0 in masks.shape:
-            raise ValueError(
-                f"head masks must have the shape [num_heads, num_queries, num_keys], none of them 0, "
-                f"got {list(masks.shape)}"
-            )
-        return [_canonical(sp.csr_array(mask)) for mask in masks]
-    if not isinstance(masks, Sequence) or not masks or not all(sp.issparse(mask) for mask in masks):
-        raise ValueError(
-            f"head masks must be a bool tensor or array [num_heads, num_queries, num_keys], or a non-empty list of "
-            f"scipy.sparse arrays [num_queries, num_keys], got {type(masks).__name__}"
-        )
-    for head, mask in enumerate(masks):
-        if mask.dtype != bool:
-            raise ValueError(f"head masks must be bool, but head {head} is {mask.dtype}: use mask.astype(bool)")
-        if mask.ndim != 2 or 0 in mask.shape or mask.shape != masks[0].shape:
-            raise ValueError(
-                f"head masks must share one shape [num_queries, num_keys], none of them 0, "
-                f"but head {head} has {list(mask.shape)} and head 0 {list(masks[0].shape)}"
-            )
-    canonical = {id(mask): mask for mask in masks}  # heads that share an object are read once
-    canonical = {key: _canonical(sp.csr_array(mask, copy=True)) for key, mask in canonical.items()}
-    return [canonical[id(mask)] for mask in masks]
-
-
-def _canonical(mask: sp.csr_array) -> sp.csr_array:
-    mask.sum_duplicates()
-    mask.eliminate_zeros()
-    mask.sort_indices()
-    return mask
-
-
-def _content(mask: sp.csr_array) -> bytes:
-    """A digest of one mask, the same for equal masks however they were stored."""
-    content = hashlib.sha256(np.diff(mask.indptr).astype(np.int32).tobytes())
-    content.update(mask.indices.astype(np.int32).tobytes())
-    return content.digest()
-
-
 def _build(masks: list[sp.csr_array], digest: str) -> AttentionPlan:
     heads_of: OrderedDict[bytes, list[int]] = OrderedDict()
     for head, mask in enumerate(masks):
-        heads_of.setdefault(_content(mask), []).append(head)
+        heads_of.setdefault(content(mask), []).append(head)
     # masks whose tiles have one shape are executed together
     together: OrderedDict[tuple, list[tuple[planner.Tiles, list[int]]]] = OrderedDict()
     for heads in heads_of.values():

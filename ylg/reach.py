@@ -5,75 +5,12 @@ The boolean product ``M_p ... M_1`` is computed on bits, 64 inputs to a word, so
 patterns.py uses it to refuse patterns that claim full information and lack it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from scipy.sparse import csr_array
-from torch import Tensor
 
-Masks = Tensor | np.ndarray | Sequence[csr_array]
-
-_NO_STEP = "step {} is of {{}}; masks are bool, True = may attend (use `mask > 0`)"
 _BUDGET = 1 << 25  # bytes of temporary storage in one piece of the work
-
-
-def sparse_steps(masks: Masks) -> tuple[csr_array, ...]:
-    """Steps in whichever form they come, as bool csr_arrays [n, n], ``M_1`` first.
-
-    Args:
-        masks: bool [p, n, n] (tensor or array), or a sequence of p sparse bool [n, n].
-
-    Raises:
-        ValueError: not bool, not square, of different sizes, or no step at all.
-    """
-    if isinstance(masks, Tensor):
-        masks = bool_array(masks, _NO_STEP.format(1))
-    if not isinstance(masks, Iterable):
-        raise ValueError(f"masks must be bool [num_steps, n, n] or a sequence of steps, got {type(masks).__name__}")
-    if isinstance(masks, np.ndarray) and masks.ndim != 3:
-        raise ValueError(f"masks of shape {masks.shape} must be [num_steps, n, n]; add the axis of the steps")
-    steps = tuple(_sparse_step(step, index) for index, step in enumerate(masks, start=1))
-    if not steps:
-        raise ValueError("masks holds no step; pass at least one [n, n] step")
-    if len({step.shape for step in steps}) > 1:
-        raise ValueError(f"the steps have different sizes {[step.shape for step in steps]}; all must be [n, n]")
-    return steps
-
-
-def dense_stack(masks: Sequence[csr_array]) -> np.ndarray:
-    """Sparse masks of one shape as one bool array [len(masks), rows, columns], written in place."""
-    dense = np.zeros((len(masks), *masks[0].shape), dtype=bool)
-    for entry, mask in zip(dense, masks, strict=True):
-        mask.toarray(out=entry)
-    return dense
-
-
-def bool_array(masks: Tensor | np.ndarray | csr_array, refusal: str) -> np.ndarray | csr_array:
-    """Masks that are bool, as an array where they are a tensor.
-
-    Raises:
-        ValueError: another dtype (``refusal`` with its name in place of {}), or a tensor of a sparse layout.
-    """
-    if isinstance(masks, Tensor) and masks.layout != torch.strided:
-        raise ValueError(f"masks of layout {masks.layout} are not read; pass masks.to_dense(), or scipy.sparse arrays")
-    dtype = str(masks.dtype).removeprefix("torch.")
-    if dtype != "bool":  # before .numpy(), which has no bfloat16
-        raise ValueError(refusal.format(dtype))
-    return masks.detach().cpu().numpy() if isinstance(masks, Tensor) else masks
-
-
-def _sparse_step(step: object, index: int) -> csr_array:
-    step = step if isinstance(step, Tensor) or hasattr(step, "tocsr") else np.asarray(step)
-    step = bool_array(step, _NO_STEP.format(index))
-    if step.ndim != 2 or step.shape[0] != step.shape[1] or step.shape[0] < 1:
-        raise ValueError(f"step {index} has shape {step.shape}; a step is [n, n] over the same n positions")
-    sparse = csr_array(step)
-    if not (sparse.has_canonical_format and sparse.data.all()):  # stored False entries would count as edges
-        sparse = sparse.copy()
-        sparse.sum_duplicates()
-        sparse.eliminate_zeros()
-    return sparse
 
 
 def reached(steps: Sequence[csr_array], before: np.ndarray | None = None) -> np.ndarray:

@@ -12,10 +12,18 @@ from scipy.sparse import csr_array
 
 from sagan_base import tables
 from sagan_base.files import write_text
-from ylg import flow_report, grid_order, sparse_head_masks, sparse_step_masks
-from ylg.heads import ALIGNMENTS, HeadPattern, head_steps, heads_needed
-from ylg.orders import ORDERS, Grid, check_grid
-from ylg.patterns import Pattern
+from ylg import (
+    ALIGNMENTS,
+    ORDERS,
+    Pattern,
+    flow_report,
+    grid_order,
+    head_steps,
+    sparse_head_masks,
+    sparse_step_masks,
+)
+from ylg.heads import HeadPattern, heads_needed
+from ylg.orders import Grid, check_grid
 
 DEFAULT_PATTERNS = ("ltr_rtl", "strided", "strided_original", "butterfly", "fixed", "star", "dense")
 LARGEST = 4096  # positions: a picture of a matrix of more would show nothing and take minutes

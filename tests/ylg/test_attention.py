@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ylg import SparseAttention2d, attention_plan, head_masks, sparse_attention, sparse_head_masks
-from ylg.backends import differentiable, tile_layout
+from ylg import SparseAttention2d, attention_plan, devices, head_masks, sparse_attention, sparse_head_masks
+from ylg.backends.tiles import layout, second_order
 from ylg.plan import plan_of_arguments
 
 
@@ -144,13 +144,13 @@ def test_derivatives_of_any_order_agree_with_the_reference():
 def test_a_gradient_penalty_makes_no_dense_map_unless_one_was_asked_for(monkeypatch):
     """And costs what the first gradient costs until it is itself differentiated."""
     made, plan = [], small_plan()
-    plain = differentiable.plain_attention
+    plain = second_order.plain_attention
 
     def recorded(*arguments):
         made.append([x.shape for x in plain(*arguments)])
         return plain(*arguments)
 
-    monkeypatch.setattr(differentiable, "plain_attention", recorded)
+    monkeypatch.setattr(second_order, "plain_attention", recorded)
     tensors = inputs(plan, 1, 4, 16)
     (slope,) = torch.autograd.grad(sparse_attention(*tensors, plan).square().sum(), tensors[0], create_graph=True)
     assert not made
@@ -220,9 +220,9 @@ def test_chunks_of_any_size_give_the_same(chunk, monkeypatch):
     plan = attention_plan(head_masks("strided", (6, 6), (3, 3), 4))
     tensors = inputs(plan, 3, 3, 4)
     expected = results(tensors, plan, "reference")
-    monkeypatch.setattr(tile_layout, "CHUNK", chunk)
+    monkeypatch.setattr(layout, "CHUNK", chunk)
     plan = copy.copy(plan)  # without the layout that was made with chunks of the usual size
-    assert len(list(tile_layout.tile_layout(plan).chunks(3))) > 2
+    assert len(list(layout.tile_layout(plan).chunks(3))) > 2
     for ours, dense in zip(results(tensors, plan, "tiles"), expected, strict=True):
         torch.testing.assert_close(ours, dense, rtol=1e-11, atol=1e-11)
 
@@ -365,26 +365,22 @@ def test_automatic_choice_takes_tiles_on_a_cpu():
 
 
 def test_a_gpu_without_triton_is_announced_once(monkeypatch):
-    from ylg import backends
-
-    monkeypatch.setattr(backends, "TRITON_INSTALLED", False)
-    monkeypatch.setattr(backends, "_ANNOUNCED", set())
-    assert backends.choose_backend("cuda")[0] == "tiles"
+    monkeypatch.setattr(devices, "TRITON_INSTALLED", False)
+    monkeypatch.setattr(devices, "_ANNOUNCED", set())
+    assert devices.choose_backend("cuda")[0] == "tiles"
     with pytest.warns(RuntimeWarning, match="triton is not installed"):
-        backends.automatic_backend("cuda")
-    backends.automatic_backend("cuda")  # a second warning would be an error
+        devices.automatic_backend("cuda")
+    devices.automatic_backend("cuda")  # a second warning would be an error
 
 
 def test_heads_too_wide_for_the_kernels_take_tiles_and_say_so_once(monkeypatch):
-    from ylg import backends
-
-    monkeypatch.setattr(backends, "TRITON_INSTALLED", True)
-    monkeypatch.setattr(backends, "_ANNOUNCED", set())
-    assert [backends.choose_backend("cuda", dim)[0] for dim in (1, 128, 129)] == ["triton", "triton", "tiles"]
-    backends.automatic_backend("cuda", 128)  # a warning would be an error
+    monkeypatch.setattr(devices, "TRITON_INSTALLED", True)
+    monkeypatch.setattr(devices, "_ANNOUNCED", set())
+    assert [devices.choose_backend("cuda", dim)[0] for dim in (1, 128, 129)] == ["triton", "triton", "tiles"]
+    devices.automatic_backend("cuda", 128)  # a warning would be an error
     with pytest.warns(RuntimeWarning, match="no head dims above 128"):
-        backends.automatic_backend("cuda", 192)
-    backends.automatic_backend("cuda", 192)
+        devices.automatic_backend("cuda", 192)
+    devices.automatic_backend("cuda", 192)
 
 
 def test_what_does_not_fit_the_plan_is_refused_by_name():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ylg import SparseAttention2d, head_masks, step_masks
-from ylg.backends.tile_layout import tile_layout
+from ylg.backends.tiles.layout import tile_layout
 
 
 def layer(**changes) -> SparseAttention2d:

@@ -8,8 +8,6 @@ row-major order, as anybody would use it.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -49,7 +47,7 @@ def flex_attention_backend(
         )
     if queries.shape[0] == 0:
         return reference_attention(queries, keys, values, plan, scale, return_attention)
-    block_mask = _block_mask(plan)
+    block_mask = plan.derived(BlockMask, _block_mask)
     head_dim = values.shape[-1]
     inputs = [_padded(x if wants_gradient else x.detach()) for x in (queries, keys, values)]
     out = _compiled_flex_attention(*inputs, block_mask=block_mask, scale=scale)[..., :head_dim]
@@ -62,7 +60,6 @@ def _padded(x: Tensor) -> Tensor:
     return pad(x, (0, max(0, SMALLEST_HEAD_DIM - x.shape[-1])))
 
 
-@lru_cache(maxsize=64)
 def _block_mask(plan: AttentionPlan) -> BlockMask:
     """Which blocks of scores hold any edge, from the sparse masks: create_block_mask would make the dense ones first.
 

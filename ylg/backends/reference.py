@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ylg.backends.differentiable import wide
+from ylg.devices import wide
 from ylg.plan import AttentionPlan
 
 

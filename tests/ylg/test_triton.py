@@ -14,9 +14,9 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton")
 
 import ylg
-from ylg.backends import tile_table as tables
-from ylg.backends import triton_kernels, triton_ops
-from ylg.backends.triton_ops import (
+from ylg.backends.triton import kernels, operators
+from ylg.backends.triton import table as tables
+from ylg.backends.triton.operators import (
     attention_map,
     tile_attention,
     tile_attention_backward,
@@ -26,7 +26,7 @@ from ylg.plan import AttentionPlan, TileGroup
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.skipif(
-    DEVICE == "cpu" and not triton_kernels.INTERPRETED.value,
+    DEVICE == "cpu" and not kernels.INTERPRETED.value,
     reason="triton was imported before TRITON_INTERPRET=1 was set, and there is no GPU",
 )
 # largest error allowed, relative to the largest value
@@ -189,7 +189,7 @@ def test_columns_split_over_programs_are_merged_to_the_same_gradients(monkeypatc
     plan = ylg.attention_plan(masks)
     assert_matches_dense(random_inputs(masks, batch=2), masks)
     transposed = plan.to(DEVICE).derived(
-        triton_ops.TRANSPOSED_TABLE, lambda _: pytest.fail("the backward pass made none")
+        operators.TRANSPOSED_TABLE, lambda _: pytest.fail("the backward pass made none")
     )
     assert transposed.num_merges > 0 and transposed.num_slots > transposed.num_merges
 
@@ -379,7 +379,7 @@ def test_kernels_compile_for_hopper_and_keep_their_tiles_in_registers(repository
     assert done.returncode == 0, done.stderr
     rows = {row["kernel"]: row for row in map(json.loads, done.stdout.splitlines())}
     assert rows.keys() >= {"forward", "query_gradient", "key_value_gradient", "attention_map"}
-    programs = 1 if dtype == "float64" and triton_kernels.BEFORE_3_5.value else 2  # there products are written out
+    programs = 1 if dtype == "float64" and kernels.BEFORE_3_5.value else 2  # there products are written out
     assert all(row["spills"] <= 64 and row["programs"] >= programs for row in rows.values()), rows
     if dtype == "float32":
         assert all(row["tensor"] == 0 for row in rows.values()), "tensor cores would round float32 to TF32"

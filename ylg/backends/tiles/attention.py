@@ -1,4 +1,4 @@
-"""The plain torch backend: gather each tile's queries and keys, then small dense attention, on any device.
+"""The CPU kernel, in plain torch: gather each tile's queries and keys, then small dense attention; on any device.
 
 The backward pass is written by hand, because autograd's own would scatter gradients entry by entry and keep
 several arrays of scores. What makes it fast on a CPU, each measured:
@@ -11,8 +11,8 @@ several arrays of scores. What makes it fast on a CPU, each measured:
 - a product with a narrow result is computed transposed, since matrix libraries want many columns (``_product``);
 - gradients of keys are summed by ``embedding_bag`` over the tiles that hold a key: no atomics, always one order.
 
-float16 and bfloat16 are computed in float32. Read next: tile_layout.py, which turns a plan into the indices used
-here, and differentiable.py, for derivatives beyond the first.
+float16 and bfloat16 are computed in float32. Read next: layout.py, which turns a plan into the indices used
+here, and second_order.py, for derivatives beyond the first.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ylg.backends.differentiable import second_gradients, vmap_over_batch, wide
-from ylg.backends.tile_layout import TileLayout, tile_layout
+from ylg.backends.tiles.layout import TileLayout, tile_layout
+from ylg.backends.tiles.second_order import second_gradients, vmap_over_batch
+from ylg.devices import wide
 from ylg.plan import AttentionPlan, groups_of_arguments, plan_of_arguments
 
 LOG2_E = math.log2(math.e)
@@ -76,7 +77,7 @@ class _TilesAttention(torch.autograd.Function):
 
 
 class _TilesGradient(torch.autograd.Function):
-    """The gradients, themselves differentiable: see differentiable.py."""
+    """The gradients, themselves differentiable: see second_order.py."""
 
     @staticmethod
     def forward(d_out, d_attention, queries, keys, values, log_total, plan, scale):

@@ -5,7 +5,7 @@ whatever their shape or head. A table is that list (*items*), followed in the sa
 row cells, column cells and the masks, one bit per score. One bit, because at large grids and small batches byte
 masks would be the largest thing that is read. Built once per plan, on the host, with numpy.
 
-Read next: triton_kernels.py, which walks tables, and triton_ops.py, which keeps them.
+Read next: kernels.py, which walks tables, and operators.py, which keeps them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Triton backend: ``ylg::tile_attention``, a PyTorch operator around the kernels of triton_kernels.py.
+"""The Triton backend: ``ylg::tile_attention``, a PyTorch operator around the kernels of kernels.py.
 
 Being a registered operator with shape ("fake") and gradient formulas, it stays one node under torch.compile, and
 works with activation checkpointing, DDP and autocast. The plan travels as its tensors; what kernels read instead
@@ -8,7 +8,7 @@ Registered by torch.library.Library and not by its custom_op wrapper, which does
 at 32x32 the kernels take tens of microseconds, and so would the wrapper, every call.
 
 Deterministic: nothing is added atomically. Gradients of gradients are plain torch and take its memory; see
-differentiable.py.
+tiles/second_order.py.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import torch
 import triton
 from torch import Tensor
 
-from ylg.backends import DTYPES, TRITON_HEAD_DIM
-from ylg.backends import triton_kernels as kernels
-from ylg.backends.differentiable import second_gradients
-from ylg.backends.tile_table import TileTable, tile_table
+from ylg.backends.tiles.second_order import second_gradients
+from ylg.backends.triton import kernels
+from ylg.backends.triton.table import TileTable, tile_table
+from ylg.devices import DTYPES, TRITON_HEAD_DIM
 from ylg.plan import AttentionPlan, plan_of_arguments
 
 LOG2_E = log2(e)  # the kernels' softmax runs in base 2

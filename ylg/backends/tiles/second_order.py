@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ylg.backends.tile_layout import tile_layout
+from ylg.backends.tiles.layout import tile_layout
+from ylg.devices import wide
 from ylg.plan import AttentionPlan
 
 
@@ -72,11 +73,6 @@ def second_gradients(
         _, pull = torch.func.vjp(gradients, queries, keys, values, *d_outputs)
         *d_inputs, d_d_out, d_d_attention = (*pull(tuple(dd)), *[None] * (not with_map))
     return d_d_out, d_d_attention, *d_inputs
-
-
-def wide(x: Tensor) -> Tensor:
-    """float16 and bfloat16 as float32, which they are computed in; others as they are."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def vmap_over_batch(

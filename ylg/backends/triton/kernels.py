@@ -1,4 +1,4 @@
-"""Triton kernels: sparse attention over a tile table, forward and backward. Kernels only; triton_ops.py launches them.
+"""Triton kernels: sparse attention over a tile table, forward and backward. Kernels only; operators.py launches them.
 
 Every program takes one item of the table (at most BLOCK_ROWS rows of one head, and the columns they share) of one
 batch element, and reads cells in place through the table, with any strides: nothing is permuted, padded or copied.
@@ -114,7 +114,7 @@ def store_cells(x, cells, valid, stride, dim_stride, tile, DIM: tl.constexpr, PA
 
 @triton.jit
 def load_item(table, item):
-    """head, rows, row_start, columns, column_start, word_start, words_per_row, slot (see tile_table.py)."""
+    """head, rows, row_start, columns, column_start, word_start, words_per_row, slot (see table.py)."""
     at = table + item * 8
     return (
         tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3),

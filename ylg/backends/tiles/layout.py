@@ -1,6 +1,6 @@
 """A plan as flat indices: where each tile's queries and keys lie in memory, and the way back.
 
-Made once a plan and device, and kept with the plan. tiles.py computes with it.
+Made once a plan and device, and kept with the plan. attention.py computes with it.
 """
 
 from __future__ import annotations
