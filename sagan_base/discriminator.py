@@ -5,6 +5,7 @@ the inner product with the label's embedding (Miyato & Koyama, arXiv:1802.05637)
 whose output side is in ``config.discriminator_attention``. There is no batch norm. Read next: blocks.py.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -57,12 +58,7 @@ class Discriminator(Network):
         """
         self._check_images(images)
         labels = self._checked_labels(labels, len(images))
-        x = images
-        for side, block in zip(self.config.discriminator_sides, self.blocks, strict=True):
-            x = block(x)
-            if str(side) in self.attention:
-                x = self.attention[str(side)](x)
-        x = self.last_block(x)
+        *_, (_, x) = self.stages(images)
         # Sums of many cells and channels: a bfloat16 logit would keep only two or three digits.
         with torch.autocast(x.device.type, enabled=False):
             features = F.relu(x).to(self.linear.bias.dtype).sum((2, 3))
@@ -88,15 +84,23 @@ class Discriminator(Network):
         layer_side = next(iter(self.attention)) if side is None else str(side)
         if layer_side not in self.attention:
             raise ValueError(f"side={side}: this discriminator has attention at {', '.join(self.attention)}")
+        features = next(x for stage_side, x in self.stages(images) if str(stage_side) == layer_side)
+        _, attention_map = self.attention[layer_side](features, return_attention=True)
+        return features, attention_map
+
+    def stages(self, images: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """(side, features [B, C, side, side]) after each block, before any attention layer that follows it.
+
+        Computed when asked for: who stops at an attention layer does not pay for it. The last stage is that of the
+        block that keeps the side.
+        """
         x = images
-        for block_side, block in zip(self.config.discriminator_sides, self.blocks, strict=True):
+        for side, block in zip(self.config.discriminator_sides, self.blocks, strict=True):
             x = block(x)
-            if str(block_side) == layer_side:
-                break
-            if str(block_side) in self.attention:
-                x = self.attention[str(block_side)](x)
-        _, attention_map = self.attention[layer_side](x, return_attention=True)
-        return x, attention_map
+            yield side, x
+            if str(side) in self.attention:
+                x = self.attention[str(side)](x)
+        yield side, self.last_block(x)
 
     def _check_images(self, images: Tensor) -> None:
         expected = (self.config.image_channels, self.resolution, self.resolution)

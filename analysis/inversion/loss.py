@@ -5,8 +5,8 @@ before its attention layer, each location weighted by the saliency of the real i
 heads. Its two baselines (Figure 5) are the same features unweighted, and pixels. Read next: search.py.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -55,19 +55,6 @@ class LossConfig:
             raise ValueError("heads is empty; name at least one, or leave it out for the published half")
 
 
-def block_outputs(discriminator: nn.Module, images: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """(side, features [B, C, side, side]) after each block, before any attention layer there; computed when asked for.
-
-    Stopping at the first attention layer saves its map, which inversion needs of the real image only.
-    """
-    x = images
-    for side, block in zip(discriminator.config.discriminator_sides, discriminator.blocks, strict=True):
-        x = block(x)
-        yield side, x
-        if str(side) in discriminator.attention:
-            x = discriminator.attention[str(side)](x)
-
-
 class InversionLoss:
     """The distance of generated images from one or more real ones.
 
@@ -93,10 +80,10 @@ class InversionLoss:
         """What is compared, each [B, C, h, w]."""
         if self.config.method == "pixel":
             return [images]
-        outputs = block_outputs(self.discriminator, images)
-        if self.config.features == "blocks":
-            return [features for _, features in outputs]
-        return [next(features for side, features in outputs if str(side) in self.discriminator.attention)]
+        stages = self.discriminator.stages(images)
+        if self.config.features == "blocks":  # those that halve the side
+            return [features for _, features in islice(stages, len(self.discriminator.blocks))]
+        return [next(features for side, features in stages if str(side) in self.discriminator.attention)]
 
     def _weights(self, real: Tensor) -> list[Tensor | None]:
         if self.config.method != "saliency":

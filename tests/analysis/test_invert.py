@@ -17,7 +17,7 @@ from PIL import Image
 
 from analysis import invert as command
 from analysis.inversion.distances import Distance, ssim_distance
-from analysis.inversion.loss import LossConfig, block_outputs
+from analysis.inversion.loss import LossConfig
 from analysis.inversion.report import comparison, inversion_page, similarity, summary
 from analysis.inversion.search import PRESETS, InversionConfig
 from analysis.inversion.table import summaries
@@ -257,7 +257,7 @@ def test_the_numbers_are_those_of_the_chosen_restart(chosen_last):
 def test_the_feature_distance_is_the_root_mean_square_of_the_features_before_attention(chosen_last):
     model, target, found, _ = chosen_last
     with torch.no_grad():
-        a, b = (dict(block_outputs(model.discriminator, image[None]))[8] for image in (target.image, found.image))
+        a, b = (dict(model.discriminator.stages(image[None]))[8] for image in (target.image, found.image))
     expected = np.sqrt(np.mean((a - b).numpy() ** 2))
     numbers = similarity(model, found.image, target.image, ssim_distance())
     assert numbers["feature distance"] == pytest.approx(expected, rel=1e-4)

@@ -110,6 +110,22 @@ def test_attention_features_are_the_input_of_the_first_attention_layer_and_its_m
     assert first.shape[-1] == 16
 
 
+def test_the_stages_are_computed_when_asked_for_and_the_last_one_is_scored():
+    discriminator = small(resolution=32, discriminator_attention=(8,)).eval()
+    images, labels = images_and_labels(32)
+    run, seen = [], {}
+    layers = dict(zip((16, 8, 4), discriminator.blocks, strict=True)) | {"attention": discriminator.attention["8"]}
+    for name, layer in layers.items():
+        layer.register_forward_hook(lambda *_, name=name: run.append(name))
+    stages = discriminator.stages(images)
+    assert [next(stages)[0], next(stages)[0]] == [16, 8] and run == [16, 8]
+    assert [side for side, _ in stages] == [4, 4] and run == [16, 8, "attention", 4]
+    discriminator.linear.register_forward_pre_hook(lambda _, inputs: seen.update(scored=inputs[0]))
+    discriminator(images, labels)
+    *_, (_, last) = discriminator.stages(images)
+    torch.testing.assert_close(seen["scored"], last.relu().sum((2, 3)))
+
+
 def test_attention_features_are_differentiable_down_to_the_image():
     discriminator = small().eval()
     images = images_and_labels()[0].requires_grad_()

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from analysis.inversion.distances import ssim_distance
 from analysis.inversion.lookahead import Lookahead
-from analysis.inversion.loss import InversionLoss, LossConfig, block_outputs
+from analysis.inversion.loss import InversionLoss, LossConfig
 from analysis.inversion.search import PRESETS, InversionConfig, _ramp, invert
 from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator
@@ -83,13 +84,13 @@ def test_the_features_compared_are_those_before_attention_or_of_every_block_with
     generator, discriminator = model
     real, fake = picture(generator)[None], torch.rand(2, 1, 16, 16) * 2 - 1
     before, _ = discriminator.attention_features(fake)
-    assert [side for side, _ in block_outputs(discriminator, fake)] == [8, 4]
-    outputs = dict(block_outputs(discriminator, fake))
+    assert [side for side, _ in discriminator.stages(fake)] == [8, 4, 4]
+    outputs = dict(islice(discriminator.stages(fake), 2))
     torch.testing.assert_close(outputs[8], before)
     after = discriminator.attention["8"](outputs[8])
     torch.testing.assert_close(outputs[4], discriminator.blocks[1](after))
     loss = InversionLoss(discriminator, real, LossConfig(method="features", features="blocks"))
-    references = [features for _, features in block_outputs(discriminator, real)]
+    references = [features for _, features in islice(discriminator.stages(real), 2)]
     pairs = zip(outputs.values(), references, strict=True)
     expected = torch.stack([(a - b).square().mean((1, 2, 3)).sqrt() for a, b in pairs], 1)
     torch.testing.assert_close(loss.terms(fake), expected)
