@@ -1,421 +1,442 @@
-"""Attention, ours against every peer that runs here: time, memory, bandwidth, exactness, and growth with the grid.
+"""Attention, ours against every peer that runs here, each at its best: time, memory, exactness, growth with the grid.
 
-    python benchmarks/attention.py                                  every case that fits this machine
+    python benchmarks/attention.py                                  every case, on a CPU about half an hour
     python benchmarks/attention.py --cases grid-32 grid-64 --device cpu
 
-All methods of a case run in one process, taking turns, on the same inputs; times are medians. A method that would
-need more memory than there is, or longer than --limit a run, is left out of a case, and the table says so. Prints
-a table; writes it as JSON, and a plot of time against the number of queries, to --out.
+Three ratios answer three questions: against the same masks applied to dense attention, against as many dense heads,
+and against one dense head of the same channels, which is what SAGAN has. Each is against the fastest way to run that
+peer, which the table names. On a CPU scaled_dot_product_attention (SDPA) has a fused path only where queries, keys
+and values share one head dim and a mask has four axes, so every peer runs padded and unpadded, and masks are given
+with three axes, with four, and as numbers to be added.
+
+Methods of a case take turns on the same inputs and are compared round by round (timing.py); on a CPU one thread
+runs, since the CPU time of several would count their waiting. What a method keeps between calls (plans, masks) is
+counted as memory beside the peak of a call. Before it is timed, every method is checked in float64 against softmax
+by its definition. One that would need more than --memory by arithmetic is left out, and the table says so.
+
+Prints a table; writes it as JSON, and a plot of time against the number of queries, to --out.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import math
-import platform
-import statistics
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
+from scipy.sparse import csr_array
+from timing import captured, copy_bandwidth, described, held_bytes, in_turns, peak_bytes, quartiles, ratios
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
-from torch.profiler import ProfilerActivity, profile
 
 from sagan_base.cli import usage_errors, writable_folder
-from sagan_base.files import atomic_write
+from sagan_base.distributed import find_device
+from sagan_base.files import atomic_write, write_json
+from sagan_base.options import Parser
 from sagan_base.provenance import provenance
-from ylg import AttentionPlan, attention_plan, sparse_attention, sparse_head_masks
+from sagan_base.tables import text
+from ylg import attention_plan, sparse_attention, sparse_head_masks
 
 RESULTS = Path("runs/benchmarks")  # those in benchmarks/results are what RESULTS.md quotes: replace them on purpose
+TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-1}  # of the largest value; what is further off is wrong
+OURS, MASKED, DENSE, ONE_HEAD = "ours", "same masks", "dense heads", "one dense head"
+PEERS = (MASKED, DENSE, ONE_HEAD)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One attention layer: queries on ``grid``, keys on half of it each way, 8 heads."""
+    """One attention layer: queries on ``grid``, keys on half of it each way; the first pattern is the peers' too."""
 
     grid: int
     batch: int
+    patterns: tuple[str, ...] = ("ltr_rtl",)
     head_dim_qk: int = 4
     head_dim_v: int = 16
-    pattern: str = "ltr_rtl"
     dtype: str = "float32"
     num_heads: int = 8
+    key_grid: int | None = None
+
+    @property
+    def num_queries(self) -> int:
+        return self.grid**2
+
+    @property
+    def num_keys(self) -> int:
+        return (self.key_grid or self.grid // 2) ** 2
+
+    @property
+    def scores(self) -> int:
+        """Of dense attention: what a method that keeps them keeps."""
+        return self.batch * self.num_heads * self.num_queries * self.num_keys
+
+    def masks(self, pattern: str) -> list[csr_array]:
+        if pattern == "neighbourhood":
+            return [neighbourhood(self.grid)] * self.num_heads
+        key_grid = (self.key_grid or self.grid // 2,) * 2
+        return sparse_head_masks(pattern, (self.grid,) * 2, key_grid, self.num_heads)
+
+    def inputs(self, device: torch.device, one_head: bool) -> list[Tensor]:
+        """Queries, keys, values, and the gradient of the output."""
+        heads, wider = (1, self.num_heads) if one_head else (self.num_heads, 1)
+        qk, v = wider * self.head_dim_qk, wider * self.head_dim_v
+        shapes = [(self.num_queries, qk), (self.num_keys, qk), (self.num_keys, v), (self.num_queries, v)]
+        random = torch.Generator().manual_seed(0)
+        made = [torch.randn(self.batch, heads, *shape, generator=random) for shape in shapes]
+        *inputs, d_out = (x.to(device, getattr(torch, self.dtype)) for x in made)
+        return [*(x.requires_grad_() for x in inputs), d_out]
 
 
+def neighbourhood(grid: int, side: int = 7) -> csr_array:
+    """Every cell attends to the side x side cells around it, and at the border to the nearest such square."""
+    start = np.clip(np.arange(grid) - side // 2, 0, grid - side)
+    near = start[:, None] + np.arange(side)
+    keys = (near[:, None, :, None] * grid + near[None, :, None, :]).reshape(grid**2, side**2)
+    rows = np.arange(grid**2).repeat(side**2)
+    return csr_array((np.ones(keys.size, bool), (rows, keys.ravel())), shape=(grid**2, grid**2))
+
+
+PATTERNS = ("ltr_rtl", "strided", "butterfly")
 CASES = {
     "grid-16": Case(16, 8),
-    "grid-32": Case(32, 8),
-    "grid-64": Case(64, 8),
+    "grid-32": Case(32, 8, PATTERNS),
+    "grid-64": Case(64, 2, PATTERNS),
     "grid-128": Case(128, 1),
     "grid-256": Case(256, 1),
-    "discriminator-32": Case(32, 8, 2, 8),
-    "strided-32": Case(32, 8, pattern="strided"),
-    "grid-32-batch-64": Case(32, 64),
-    "grid-32-batch-64-bfloat16": Case(32, 64, dtype="bfloat16"),
+    "discriminator-32": Case(32, 8, head_dim_qk=2, head_dim_v=8),
+    "neighbourhood-64": Case(64, 1, ("neighbourhood",), key_grid=64),
+    "grid-32-bfloat16": Case(32, 8, dtype="bfloat16"),
+    # enough work for a GPU
+    "grid-32-batch-64": Case(32, 64, PATTERNS),
+    "grid-32-batch-64-bfloat16": Case(32, 64, PATTERNS, dtype="bfloat16"),
+    "grid-64-batch-16-bfloat16": Case(64, 16, PATTERNS, dtype="bfloat16"),
 }
-GROWTH = ("grid-16", "grid-32", "grid-64", "grid-128", "grid-256")  # what the plot shows, per batch element
+ON_A_CPU = tuple(name for name in CASES if "batch" not in name)
+GROWTH = ("grid-16", "grid-32", "grid-64", "grid-128", "grid-256")  # what the plot shows, per image
 
 Method = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+# --- methods ----------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class Peer:
-    """A way to compute attention."""
+class Candidate:
+    """A way to compute attention, and the memory that it needs by arithmetic."""
 
-    label: str
-    make: Callable[[AttentionPlan, torch.device], Method]
-    dense_bytes: bool  # does it keep a [queries, keys] array per head?
-    computes: str  # "plan" or "dense": whether its result is that of the masks
-    devices: tuple[str, ...] = ("cpu", "cuda")
-    backward_on: tuple[str, ...] = ("cpu", "cuda")
-
-    @property
-    def grows_as_dense(self) -> bool:
-        return self.dense_bytes or self.computes == "dense"
+    kind: str
+    name: str
+    pattern: str
+    make: Callable[[], Method]
+    needs: int = 0  # bytes
+    backward: bool = True
 
 
-def _ours(backend: str) -> Callable[[AttentionPlan, torch.device], Method]:
-    return lambda plan, device: lambda q, k, v: sparse_attention(q, k, v, plan, backend=backend)
+def candidates(case: Case, device: torch.device) -> Iterator[Candidate]:
+    """Ours, for every pattern of the case, and then the peers."""
+
+    def planned(pattern: str, backend: str) -> Callable[[], Method]:
+        def make() -> Method:
+            plan = copy(attention_plan(case.masks(pattern))).to(device)  # without what another backend keeps in it
+            return lambda q, k, v: sparse_attention(q, k, v, plan, backend=backend)
+
+        return make
+
+    first = case.patterns[0]
+    for pattern in case.patterns:
+        for backend in ("triton", "tiles") if device.type == "cuda" else ("tiles",):
+            yield Candidate(OURS, f"ours ({backend}), {pattern}", pattern, planned(pattern, backend))
+    compiled = planned(first, "flex")
+    yield Candidate(MASKED, "FlexAttention, compiled", first, compiled, backward=device.type == "cuda")
+
+    # Scores, probabilities and a gradient of them at once, in float32; the fused path keeps none, but on a CPU turns
+    # a mask into numbers.
+    unfused = 12 * case.scores
+    mask = case.scores // case.batch
+    for padded in (True, False):
+        width = "padded" if padded else "unpadded"
+        for shape in ("mask of 4 axes", "mask of 3 axes", "mask to add"):
+            fused = padded and shape != "mask of 3 axes"
+            held = mask * (4 if shape == "mask to add" else 1)
+
+            def masked(padded=padded, shape=shape) -> Method:
+                allowed = torch.from_numpy(np.stack([mask.toarray() for mask in case.masks(first)])).to(device)
+                if shape == "mask to add":
+                    allowed = torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, -math.inf)
+                    allowed = allowed.to(getattr(torch, case.dtype))
+                return sdpa(padded, allowed if shape == "mask of 3 axes" else allowed[None])
+
+            yield Candidate(MASKED, f"SDPA, {width}, {shape}", first, masked, held + (4 * mask if fused else unfused))
+        for kind, scores in ((DENSE, unfused), (ONE_HEAD, unfused // case.num_heads)):
+            yield Candidate(
+                kind, f"SDPA, {width}", "dense", lambda padded=padded: sdpa(padded), 0 if padded else scores
+            )
 
 
-def _sdpa(device: torch.device, mask: Tensor | None = None) -> Method:
-    """On a GPU with the channels that its fused kernels want: one number for all, a multiple of 8."""
+def sdpa(padded: bool, mask: Tensor | None = None) -> Method:
+    """Padded: one number of channels for all, a multiple of 8, which the fused kernels ask for."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        size = -(-max(q.shape[-1], v.shape[-1]) // 8) * 8
         scale = 1 / math.sqrt(q.shape[-1])
-        wide = [pad(x, (0, size - x.shape[-1])) for x in (q, k, v)]
+        width = -(-max(q.shape[-1], v.shape[-1]) // 8) * 8
+        wide = [pad(x, (0, width - x.shape[-1])) for x in (q, k, v)] if padded else (q, k, v)
         return scaled_dot_product_attention(*wide, attn_mask=mask, scale=scale)[..., : v.shape[-1]]
 
-    if device.type == "cuda":
-        return attend
-    return lambda q, k, v: scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return attend
 
 
-PEERS = (
-    Peer("ours (tiles)", _ours("tiles"), False, "plan"),
-    Peer("ours (triton)", _ours("triton"), False, "plan", ("cuda",)),
-    Peer("FlexAttention, compiled", _ours("flex"), False, "plan", backward_on=("cuda",)),
-    Peer("SDPA, masked", lambda plan, device: _sdpa(device, plan.dense_masks().to(device)), True, "plan"),
-    Peer("SDPA, dense", lambda plan, device: _sdpa(device), False, "dense"),
-)
+# --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def measure(name: str, case: Case, device: torch.device, runs: int, limit: float, known: dict) -> list[dict]:
-    """One row per method. ``known`` maps methods to seconds per dense score, as the cases so far had it."""
-    start = time.perf_counter()
-    masks = sparse_head_masks(case.pattern, (case.grid,) * 2, (case.grid // 2,) * 2, case.num_heads)
-    plan = attention_plan(masks).to(device)
-    planning = time.perf_counter() - start
-    generator = torch.Generator().manual_seed(0)
-    shapes = [
-        (plan.num_queries, case.head_dim_qk),
-        (plan.num_keys, case.head_dim_qk),
-        (plan.num_keys, case.head_dim_v),
-        (plan.num_queries, case.head_dim_v),
-    ]
-    tensors = [
-        torch.randn(case.batch, case.num_heads, *shape, generator=generator).to(device, getattr(torch, case.dtype))
-        for shape in shapes
-    ]
-    *inputs, d_out = tensors
-    inputs = [x.requires_grad_() for x in inputs]
-    forward_bytes = sum(x.numel() * x.element_size() for x in tensors)  # q, k, v read once, output written once
-    both_bytes = forward_bytes + 2 * forward_bytes  # backward reads them and the output's gradient, writes three
-    exact = _exact(plan, inputs, d_out)
-
+def measure(name: str, case: Case, device: torch.device, rounds: int, budget: float, memory: float) -> list[dict]:
+    """One row per method, the first of them ours with the first pattern: the one that the others are compared with."""
+    given = {one_head: case.inputs(device, one_head) for one_head in (False, True)}
+    *inputs, out = (x.nbytes for x in given[False])
+    # Every input and output once: forward; with backward all of them again, and the gradients of the inputs
+    traffic = sum(inputs) + out, 3 * sum(inputs) + 2 * out
     torch._dynamo.reset()  # its limit of recompilations would leave FlexAttention out of later cases
-    rows, timed = [], []
-    for peer in PEERS:
-        if device.type not in peer.devices:
-            continue
-        row = {"case": name, **asdict(case), "method": peer.label, "computes": peer.computes, "planning_s": planning}
+    rows, steps = [], {}
+    for candidate in candidates(case, device):
+        row = {"case": name, **asdict(case), "kind": candidate.kind, "method": candidate.name}
+        row |= {"pattern": candidate.pattern}
         rows.append(row)
-        reason = _reason_to_skip(peer, case, device, limit, known)
-        if reason:
-            row["left_out"] = reason
+        if candidate.needs > memory:
+            row["left_out"] = f"would need {candidate.needs / 1e9:.0f} GB"
             continue
+        *inputs, d_out = given[candidate.kind == ONE_HEAD]
         try:
-            method = peer.make(plan, device)
-            steps = {"forward": _forward(method, inputs)}
-            if device.type in peer.backward_on:
-                steps["both"] = _both(method, inputs, d_out)
-            for step in steps.values():  # warm-up, compilation, plans
-                step()
-            row["forward_peak_mb"] = _peak_bytes(steps["forward"], device) / 1e6
-            if "both" in steps:
-                row["both_peak_mb"] = _peak_bytes(steps["both"], device) / 1e6
-            if peer.computes == "plan":
-                row["error"] = _error(steps["forward"]().unsqueeze(0), exact[:1])
-                if "both" in steps:
-                    row["gradient_error"] = _error(steps["both"](), exact[1:])
+            method = candidate.make()
+            row |= errors(method, case, candidate, inputs, d_out)
+            row["held_mb"] = held_bytes(method) / 1e6
+            for kind, step in passes(method, inputs, d_out if candidate.backward else None, device):
+                row[f"{kind}_peak_mb"] = peak_bytes(step, device) / 1e6
+                steps[len(rows) - 1, kind] = step
         except Exception as error:  # out of memory, no compiler, an unsupported size: each has a class of its own
-            first = " ".join(str(error).strip().splitlines()[:1]) or type(error).__name__
-            row["left_out"] = f"does not run here: {first[:100]}"
+            if isinstance(error, AssertionError) or candidate.kind == OURS:
+                raise
+            row["left_out"] = " ".join(["does not run here:", *str(error).strip().splitlines()[:1]])[:120]
+            method = step = None
             gc.collect()
-            continue
-        timed += [(row, kind, step, []) for kind, step in steps.items()]
-    for turn in range(runs):
-        for _, _, step, times in timed[turn % len(timed) :] + timed[: turn % len(timed)]:
-            if turn >= 3 and sum(times) > limit:
-                continue  # slow methods take fewer turns
-            times.append(_seconds(step, device))
-    for row, kind, _, times in timed:
-        row[f"{kind}_ms"] = 1e3 * statistics.median(times)
-        row[f"{kind}_runs"] = len(times)
-        moved = forward_bytes if kind == "forward" else both_bytes
-        row[f"{kind}_gb_per_s"] = moved / statistics.median(times) / 1e9
-        if kind == "both" or "both_ms" not in row:
-            known[row["method"]] = statistics.median(times) / _dense_scores(case)
+    times = in_turns(steps, device, rounds, budget)
+    for (index, kind), taken in times.items():
+        rows[index] |= {f"{kind}_ms": [1e3 * x for x in quartiles(taken)], f"{kind}_rounds": len(taken)}
+        rows[index][f"{kind}_ratio"] = ratios(taken, times[0, kind])
+        moved = traffic[kind.startswith("both")]
+        rows[index][f"{kind}_gb_per_s"] = moved / 1e6 / rows[index][f"{kind}_ms"][1]
     return rows
 
 
-def _forward(method: Method, inputs: list[Tensor]) -> Callable:
-    def run():
+def passes(method: Method, inputs: list[Tensor], d_out: Tensor | None, device: torch.device) -> Iterator[tuple]:
+    """What is timed: forward, and with the gradient of the output both ways; on a GPU as CUDA graphs too."""
+
+    def forward() -> Tensor:
         with torch.no_grad():
             return method(*inputs)
 
-    return run
+    found = {"forward": forward}
+    if d_out is not None:
+        found["both"] = lambda: torch.autograd.grad(method(*inputs), inputs, d_out)
+    for kind, step in found.items():
+        step()
+        yield kind, step
+        if device.type == "cuda":
+            yield f"{kind}_graph", captured(step)
 
 
-def _both(method: Method, inputs: list[Tensor], d_out: Tensor) -> Callable:
-    return lambda: torch.autograd.grad(method(*inputs), inputs, d_out)
+def errors(method: Method, case: Case, candidate: Candidate, inputs: list[Tensor], d_out: Tensor) -> dict[str, float]:
+    """Largest errors of output and gradients, relative to the largest value; further off than rounding is refused.
 
-
-def _exact(plan: AttentionPlan, inputs: list[Tensor], d_out: Tensor) -> list[Tensor]:
-    """Output and gradients in float64 by the definition where it fits in memory, else by our tiles in float64."""
-    small = plan.num_heads * plan.num_queries * plan.num_keys <= 2**23
+    Of the first image, and at a few hundred queries: the gradient of other outputs is set to zero, so that the exact
+    gradients are cheap on every grid, and still those of every key.
+    """
+    rows = torch.randperm(case.num_queries, generator=torch.Generator().manual_seed(0))[:256].to(d_out.device)
+    some = torch.zeros_like(d_out)
+    some[:1, :, rows] = d_out[:1, :, rows]
     one = [x[:1].detach().double().requires_grad_() for x in inputs]
-    out = sparse_attention(*one, plan, backend="reference" if small else "tiles")
-    return [out, *torch.autograd.grad(out, one, d_out[:1].double())]
+    scores = one[0][:, :, rows] @ one[1].mT / math.sqrt(one[0].shape[-1])
+    if candidate.pattern != "dense":
+        allowed = np.stack([mask[rows.cpu().numpy()].toarray() for mask in case.masks(candidate.pattern)])
+        scores = scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), -math.inf)
+    exact = scores.softmax(-1) @ one[2]
+    expected = [exact, *torch.autograd.grad(exact, one, some[:1, :, rows].double())]
+    with torch.set_grad_enabled(candidate.backward):
+        out = method(*inputs)
+    found = [out[:, :, rows], *(torch.autograd.grad(out, inputs, some) if candidate.backward else ())]
+    off = [((x[:1] - y).abs().max() / y.abs().max()).item() for x, y in zip(found, expected, strict=False)]
+    assert max(off) < TOLERANCE[case.dtype], f"{candidate.name} is wrong by {max(off):.1e} of the largest value"
+    return {"error": off[0]} | ({"gradient_error": max(off[1:])} if candidate.backward else {})
 
 
-def _error(found, exact) -> float:
-    """Largest deviation in the first batch element, relative to the largest exact value."""
-    pairs = zip(found, exact, strict=True)
-    return max(((a[:1] - b).abs().max() / b.abs().max()).item() for a, b in pairs)
+# --- what it comes to -------------------------------------------------------------------------------------------------
 
 
-def _seconds(step: Callable, device: torch.device) -> float:
-    if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(device)
-        start.record()
-        step()
-        end.record()
-        torch.cuda.synchronize(device)
-        return start.elapsed_time(end) / 1e3
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
-def _peak_bytes(step: Callable, device: torch.device) -> int:
-    """Most memory allocated at once during a run, beyond what was allocated before."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        step()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        step()
-    events = [e for e in trace.profiler.kineto_results.events() if e.name() == "[memory]"]
-    changes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
-    return int(max(np.cumsum(changes), default=0))
-
-
-def _reason_to_skip(peer: Peer, case: Case, device: torch.device, limit: float, known: dict[str, float]) -> str | None:
-    scores = _dense_scores(case)
-    if peer.dense_bytes:
-        needed = 16 * scores  # scores, probabilities and the gradients of both, in float32
-        if needed > 0.7 * _free_bytes(device):
-            return f"would need {needed / 1e9:.0f} GB"
-    if peer.grows_as_dense and known.get(peer.label, 0) * scores > limit:
-        return f"would take about {known[peer.label] * scores:.0f} s a run"
-    return None
-
-
-def _dense_scores(case: Case) -> int:
-    return case.batch * case.num_heads * case.grid**2 * (case.grid // 2) ** 2
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 8 * 2**30  # not told: assume a small machine
-
-
-def copy_bandwidth(device: torch.device) -> float:
-    """GB/s of a plain copy, reading and writing counted."""
-    source = torch.zeros(2**26, device=device)
-    target = torch.empty_like(source)
-    times = [_seconds(lambda: target.copy_(source), device) for _ in range(7)]
-    return 2 * source.numel() * 4 / statistics.median(times) / 1e9
+def summary(rows: list[dict], pass_: str = "both") -> list[dict[str, Any]]:
+    """Of every case ours, a line a pattern, and each peer in its fastest way: how often the time of ours it takes."""
+    lines = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        here = [row for row in rows if row["case"] == case]
+        measured = [row for row in here if f"{pass_}_ms" in row]
+        shown = [row for row in measured if row["kind"] == OURS]
+        for kind in PEERS:
+            ways = [row for row in measured if row["kind"] == kind] or [row for row in here if row["kind"] == kind]
+            shown.append(min(ways, key=lambda row: row.get(f"{pass_}_ratio", (0, 0))[1]))
+        for row in shown:
+            line = {"case": case, "batch": row["batch"], "what": row["kind"], "fastest way": row["method"]}
+            if f"{pass_}_ms" in row:
+                low, ratio, high = row[f"{pass_}_ratio"]
+                line |= {"ms": row[f"{pass_}_ms"][1], "times ours": ratio, "quartiles": f"{low:.2f} to {high:.2f}"}
+                line |= {"peak MB": row[f"{pass_}_peak_mb"], "kept MB": row["held_mb"]}
+            else:
+                line["fastest way"] = row.get("left_out", "no backward here")
+            lines.append(line)
+    return lines
 
 
 def table(rows: list[dict]) -> str:
-    lines = [
-        f"{'case':26} {'method':24} {'forward':>10} {'fwd+bwd':>10} {'x SDPA masked':>14} {'peak MB':>9} {'GB/s':>7} "
-        f"{'error':>8} {'grad err':>8}"
-    ]
+    """Every method, for a terminal; times of CUDA graphs where there are any."""
+    lines = []
     for row in rows:
-        start = f"{row['case']:26} {row['method']:24}"
-        if "left_out" in row:
-            lines.append(f"{start} {row['left_out']}")
-            continue
-        (peer,) = [r for r in rows if r["case"] == row["case"] and r["method"] == "SDPA, masked"]
-        ratio = peer["both_ms"] / row["both_ms"] if "both_ms" in row and "both_ms" in peer else None
-        lines.append(
-            f"{start} {_cell(row, 'forward_ms', 10, '.2f')} {_cell(row, 'both_ms', 10, '.2f')} "
-            f"{'-' if ratio is None else f'{ratio:.1f}':>14} "
-            f"{_cell(row, 'both_peak_mb' if 'both_peak_mb' in row else 'forward_peak_mb', 9, '.1f')} "
-            f"{_cell(row, 'both_gb_per_s' if 'both_ms' in row else 'forward_gb_per_s', 7, '.2f')} "
-            f"{_cell(row, 'error', 8, '.0e')} {_cell(row, 'gradient_error', 8, '.0e')}"
-        )
-    return "\n".join(lines)
+        line = {"case": row["case"], "what": row["kind"], "way": row["method"]}
+        for kind in ("forward", "both", "forward_graph", "both_graph"):
+            if f"{kind}_ms" in row:
+                line |= {f"{kind} ms": row[f"{kind}_ms"][1], f"x ours, {kind}": row[f"{kind}_ratio"][1]}
+                line[f"GB/s, {kind}"] = row[f"{kind}_gb_per_s"]
+        line["peak MB"] = row.get("both_peak_mb", row.get("forward_peak_mb"))
+        line |= {"kept MB": row.get("held_mb")}
+        line |= {name: f"{row[name]:.0e}" for name in ("error", "gradient_error") if name in row}
+        lines.append(line | {"left out": row.get("left_out", "")})
+    frame = pd.DataFrame(lines).dropna(axis="columns", how="all")
+    return text(frame.where(frame.notna(), None))
 
 
-def _cell(row: dict, key: str, width: int, form: str) -> str:
-    return f"{row[key]:{form}}".rjust(width) if key in row else "-".rjust(width)
-
-
-def exponents(rows: list[dict], kind: str = "both_ms") -> dict[str, tuple[list[int], list[float], float]]:
-    """Per method: numbers of queries, milliseconds per batch element, and the slope of their logarithms.
+def growth(rows: list[dict], pass_: str) -> dict[str, tuple[list[int], list[float], float | None]]:
+    """Ours and the fastest way of each peer: numbers of queries, milliseconds an image, the slope of their logarithms.
 
     The slope is fitted over grids from 32, where fixed costs no longer hide the growth; None with fewer than two.
     """
     found = {}
-    for method in dict.fromkeys(row["method"] for row in rows):
-        points = sorted(
-            (row["grid"] ** 2, row[kind] / row["batch"])
-            for row in rows
-            if row["method"] == method and row["case"] in GROWTH and kind in row
-        )
+    grids = {row["case"]: row["grid"] for row in rows if row["case"] in GROWTH}
+    for kind in (OURS, *PEERS):
+        lines = [
+            line for line in summary(rows, pass_) if line["case"] in grids and line["what"] == kind and "ms" in line
+        ]
+        points = {}
+        for line in lines:  # ours has a line a pattern; the first is that of the peers
+            points.setdefault(grids[line["case"]] ** 2, line["ms"] / line["batch"])
         if points:
-            n, ms = map(list, zip(*points, strict=True))
+            n, ms = map(list, zip(*sorted(points.items()), strict=True))
             large = [i for i, size in enumerate(n) if size >= 32**2]
-            slope = None
-            if len(large) > 1:
-                slope = float(np.polyfit(np.log([n[i] for i in large]), np.log([ms[i] for i in large]), 1)[0])
-            found[method] = (n, ms, slope)
+            logs = np.log(n)[large], np.log(ms)[large]
+            found[kind] = n, ms, float(np.polyfit(*logs, 1)[0]) if len(large) > 1 else None
     return found
 
 
-def plot(rows: list[dict], device_name: str, path: Path) -> None:
+def plot(result: dict, path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
-    for axis, kind, title in zip(axes, ("forward_ms", "both_ms"), ("forward", "forward + backward"), strict=True):
-        for number, (method, (n, ms, slope)) in enumerate(exponents(rows, kind).items()):
-            label = method if slope is None else f"{method}: n^{slope:.2f}"
-            colour = f"C{[peer.label for peer in PEERS].index(method)}"
-            width = 2.2 if method.startswith("ours") else 1.3
-            axis.plot(n, ms, "o-", color=colour, label=label, linewidth=width, zorder=9 - number)
+    for axis, kind, title in zip(axes, ("forward", "both"), ("forward", "forward + backward"), strict=True):
+        for name, (n, ms, slope) in growth(result["rows"], kind).items():
+            label = name if slope is None else f"{name}: n^{slope:.2f}"
+            style = {"color": f"C{(OURS, *PEERS).index(name)}", "linewidth": 2.2 if name == OURS else 1.3}
+            axis.plot(n, ms, "o-", label=label, **style)
         axis.set(xscale="log", yscale="log", xlabel="queries n (keys: n / 4)", title=title)
         grids = [CASES[name].grid for name in GROWTH]
         axis.set_xticks([grid**2 for grid in grids], [f"{grid}\u00b2" for grid in grids])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    axes[0].set_ylabel("milliseconds per image")
-    figure.suptitle(f"8 heads, LTR + RTL, float32, {device_name}", fontsize=10)
+        axis.legend(fontsize=8, title="each the fastest way to run it", title_fontsize=8)
+    axes[0].set_ylabel("milliseconds an image")
+    figure.suptitle(f"8 heads, LTR + RTL, float32, {result['device']}", fontsize=10)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130)
     plt.close(figure)
 
 
-def describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    model = platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        named = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        model = named[0].split(":", 1)[1].strip() if named else model
-    return f"CPU, {torch.get_num_threads()} threads, {model}"
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=list(CASES), metavar="CASE", help=f"of {', '.join(CASES)}")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    parser.add_argument("--runs", type=int, default=15, help="timed runs of each method, default %(default)s")
-    parser.add_argument("--limit", type=float, default=20, help="seconds one run may take, default %(default)s")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of JSON and plot, default %(default)s")
-    parser.add_argument("--name", help="file name of the results, default attention-cpu or attention-<GPU>")
-    parser.add_argument("--redraw", type=Path, nargs="+", metavar="FILE", help="plot these JSON files again, and stop")
-    options = parser.parse_args(argv)
-    if options.redraw:
-        for path in options.redraw:
-            with usage_errors():
-                stored = read_results(path)
-            print(table(stored["rows"]))
-            plot(stored["rows"], stored["device"], path.with_suffix(".png"))
-        return
-    with usage_errors():
-        unknown = [name for name in options.cases if name not in CASES]
-        if unknown:
-            raise ValueError(f"unknown case {unknown[0]!r}; use some of {', '.join(CASES)}")
-        if options.runs < 1 or options.limit <= 0:
-            raise ValueError(f"--runs and --limit must be positive, got {options.runs} and {options.limit}")
-        try:
-            device = torch.empty(0, device=options.device).device
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"--device {options.device}: {str(error).splitlines()[0]}") from None
-        writable_folder("--out", options.out)
-
-    name = describe(device)
-    print(f"{name}; torch {torch.__version__}; copies at {(bandwidth := copy_bandwidth(device)):.1f} GB/s\n")
-    stem = options.out / (options.name or f"attention-{'cpu' if device.type == 'cpu' else name.replace(' ', '-')}")
-    described = {"device": name, "copy_gb_per_s": bandwidth, **provenance(seed=0), "runs": options.runs}
-    rows, known = [], {}
-    for case in options.cases:
-        rows += (new := measure(case, CASES[case], device, options.runs, options.limit, known))
-        lines = table(new).splitlines()
-        print("\n".join(lines if len(rows) == len(new) else lines[1:]), flush=True)
-        write(described, rows, name, stem)  # after each case: a large one may take minutes, and be stopped
-    fitted = fitted_exponents(rows)
-    print("\ntime grows with the number of queries n, forward + backward, grids from 32 on: ", end="")
-    print(", ".join(f"{method} n^{slope}" for method, slope in fitted.items()) or "too few grids to say")
-    print(f"\nwritten: {stem}.json{' and .png' if exponents(rows) else ''}")
+def write(result: dict, stem: Path) -> None:
+    """The JSON and, where there is growth to show, the plot."""
+    result["summary"] = summary(result["rows"])
+    slopes = {kind: slope for kind, (_, _, slope) in growth(result["rows"], "both").items() if slope is not None}
+    result["growth"] = {kind: round(slope, 2) for kind, slope in slopes.items()}
+    write_json(stem.with_suffix(".json"), result)
+    if slopes:
+        plot(result, stem.with_suffix(".png"))
 
 
 def read_results(path: Path) -> dict:
     """What ``write`` stored. Raises ValueError where the file holds something else."""
     try:
-        stored = json.loads(path.read_text())
-        table(stored["rows"]), stored["device"]
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        summary(stored["rows"]), stored["device"]
     except (ValueError, TypeError, KeyError):
         raise ValueError(f"--redraw {path} holds no results of this benchmark; give the JSON file it wrote") from None
     return stored
 
 
-def fitted_exponents(rows: list[dict]) -> dict[str, float]:
-    """Slope of log time over log n of each method that was measured on enough grids."""
-    return {method: round(slope, 2) for method, (_, _, slope) in exponents(rows).items() if slope is not None}
-
-
-def write(described: dict, rows: list[dict], device_name: str, stem: Path) -> None:
-    """The JSON and, where there is growth to show, the plot."""
-    result = described | {"exponents_forward_backward": fitted_exponents(rows), "rows": rows}
-    with atomic_write(stem.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-    if exponents(rows):
-        plot(rows, device_name, stem.with_suffix(".png"))
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser("benchmarks/attention.py", __doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--cases", nargs="+", metavar="CASE", help=f"of {', '.join(CASES)} (default: what fits the device)"
+    )
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument("--rounds", type=int, default=15, help="in which all methods take turns (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=30, help="after so many a method stops, but not before 3 rounds (default: 30)"
+    )
+    parser.add_argument("--memory", type=float, default=6, help="GB that a method may need (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of JSON and plot (default: %(default)s)")
+    parser.add_argument("--name", help="file name of the results (default: attention-cpu or attention-GPU)")
+    parser.add_argument("--redraw", type=Path, nargs="+", metavar="FILE", help="plot these JSON files again, and stop")
+    options = parser.parse_args(argv)
+    with usage_errors():
+        for path in options.redraw or ():
+            stored = read_results(path)
+            print(table(stored["rows"]))
+            write(stored, path.with_suffix(""))
+        if options.redraw:
+            return 0
+        device = find_device(options.device)
+        names = options.cases or (ON_A_CPU if device.type == "cpu" else list(CASES))
+        unknown = [name for name in names if name not in CASES]
+        if unknown:
+            raise ValueError(f"unknown case {unknown[0]!r}; use some of {', '.join(CASES)}")
+        if min(options.rounds, options.seconds, options.memory) <= 0:
+            raise ValueError(
+                f"--rounds {options.rounds} --seconds {options.seconds:g} --memory {options.memory:g} must be above 0"
+            )
+        writable_folder("--out", options.out)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    result = {
+        "device": described(device),
+        "copy_gb_per_s": copy_bandwidth(device) / 1e9,
+        **provenance(seed=0),
+        "rows": [],
+    }
+    print(f"{result['device']}; torch {torch.__version__}; copies at {result['copy_gb_per_s']:.1f} GB/s")
+    stem = options.out / (
+        options.name or f"attention-{'cpu' if device.type == 'cpu' else result['device'].replace(' ', '-')}"
+    )
+    for name in names:
+        rows = measure(name, CASES[name], device, options.rounds, options.seconds, options.memory * 1e9)
+        print(f"\n{table(rows)}", flush=True)
+        result["rows"] += rows
+        write(result, stem)  # after each case: a large one may take minutes, and be stopped
+    print(f"\nforward and backward:\n{text(pd.DataFrame(result['summary']))}")
+    grows = ", ".join(f"{kind} n^{slope}" for kind, slope in result["growth"].items())
+    print(f"growth with the number of queries n, grids from 32 on: {grows or 'too few grids to say'}")
+    print(f"written: {stem}.json{' and .png' if grows else ''}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

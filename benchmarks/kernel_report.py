@@ -20,16 +20,16 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 
-if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
-    print(
-        "kernel_report.py: error: TRITON_INTERPRET is set, so kernels would be interpreted: unset it", file=sys.stderr
-    )
-    sys.exit(2)
+from sagan_base.cli import usage_errors
+from sagan_base.options import Parser
+
+with usage_errors():  # before triton is imported, which asks once
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        raise ValueError("TRITON_INTERPRET is set, so kernels would be interpreted: unset it")
 
 import torch
 import triton
@@ -150,7 +150,7 @@ def head_dims(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("benchmarks/kernel_report.py", __doc__.split("\n\n")[0])
     parser.add_argument("--capability", type=int, default=90, help="compute capability of the GPU (default: 90)")
     parser.add_argument("--grid", type=int, default=32, help="side of the query grid; keys have half (default: 32)")
     parser.add_argument("--pattern", default="ltr_rtl", help="pattern of the heads (default: ltr_rtl)")

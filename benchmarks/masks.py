@@ -1,33 +1,33 @@
 """Build time and memory of the head masks: sparse, dense, and by loops over cells, in one run.
 
 Question: what does it cost to build the masks of 8 LTR + RTL heads, and does it ever stand in the way of a large grid?
-Every case runs in a process of its own, so that the peak of one does not hide the next; memory is the growth of the
-process's peak resident size, above what importing the package takes. The loop version asks the definition of a step
-for every pair of key positions, and lays the result on the queries as dense arrays, as the paper's program does. All
-three must give the same entries, or the benchmark stops.
+The loop version asks the definition of a step for every pair of key positions, and lays the result on the queries as
+dense arrays, as the paper's program does. All three must give the same entries, or the benchmark stops. Time is the
+process's CPU time; memory, counted in a run of its own, the peak of what Python and NumPy allocate.
 
     python benchmarks/masks.py                      # about a minute: up to 256x256 queries over 128x128 keys
     python benchmarks/masks.py --sizes 16 32        # smaller: sides of the key grid
 """
 
-import argparse
 import hashlib
-import json
 import math
-import platform
-import resource
 import statistics
-import subprocess
 import sys
-import time
+import tracemalloc
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import torch
 from scipy.sparse import csr_array
+from timing import seconds
 
 from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.files import write_json
+from sagan_base.options import Parser
+from sagan_base.provenance import provenance
+from sagan_base.tables import text
 from ylg import grid_order, head_masks, patterns, sparse_head_masks
 
 NUM_HEADS = 8
@@ -72,27 +72,20 @@ LARGEST_SIDE = {"sparse": 128, "dense": 64, "loops": 64}  # beyond: 8.6 GB of de
 
 
 def measure(builder: str, side: int, repeats: int) -> dict[str, float | str]:
-    """Time and memory of one case, in this process; the digest is that of the entries of all heads."""
-    before = _peak_mib()
-    times = []
-    for _ in range(repeats):
-        masks = None  # or the last repeat's masks would stand beside the new ones
-        _forget()
-        start = time.perf_counter()
-        masks = BUILDERS[builder](side)
-        times.append(time.perf_counter() - start)
-    grown = _peak_mib() - before
-    return {"seconds": statistics.median(times), "mib": grown, "digest": _digest(masks)}
+    """Time and memory of one case; the digest is that of the entries of all heads."""
 
+    def build() -> Sequence[csr_array] | np.ndarray:
+        patterns._checked_steps.cache_clear()  # every repeat builds from nothing
+        return BUILDERS[builder](side)
 
-def _forget() -> None:
-    """Drop what the package keeps between calls, so that every repeat builds from nothing."""
-    patterns._checked_steps.cache_clear()
-
-
-def _peak_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    times = [seconds(build, torch.device("cpu")) for _ in range(repeats)]
+    row = {"seconds": statistics.median(times)}
+    if builder != "loops":  # counting makes loops ten times slower; their arrays are those of "dense"
+        tracemalloc.start()
+        build()
+        row["mib"] = tracemalloc.get_traced_memory()[1] / 2**20
+        tracemalloc.stop()
+    return row | {"digest": _digest(build())}
 
 
 def _digest(masks: Sequence[csr_array] | np.ndarray) -> str:
@@ -104,57 +97,31 @@ def _digest(masks: Sequence[csr_array] | np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def in_its_own_process(builder: str, side: int, repeats: int) -> dict[str, float | str]:
-    command = [sys.executable, __file__, "--measure", builder, "--sizes", str(side), "--repeats", str(repeats)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser("benchmarks/masks.py", __doc__.split("\n\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64, 128], help="sides of the key grid")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of which the median time is taken")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of the table")
+    parser.add_argument("--repeats", type=int, default=3, help="of which the median time is taken (default: 3)")
     parser.add_argument("--out", type=Path, help="write the figures, with versions and machine, to this JSON file")
-    parser.add_argument("--measure", choices=list(BUILDERS), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     with usage_errors():
         if min(options.sizes) < 1 or options.repeats < 1:
             raise ValueError("--sizes and --repeats must be 1 or more")
         if options.out:
             writable_folder("--out", options.out.parent)
-    if options.measure:
-        print(json.dumps(measure(options.measure, options.sizes[0], options.repeats)))
-        return
-    if not options.json:
-        print(f"{NUM_HEADS} heads, ltr_rtl, {platform.machine()}, Python {platform.python_version()}", end=", ")
-        print(", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "torch")))
-        print(f"{'queries':>9} {'keys':>9}  {'version':7} {'seconds':>9} {'MiB':>8}  {'against loops':>13}")
     rows = []
     for side in options.sizes:
         cases = [name for name in ("loops", "dense", "sparse") if side <= LARGEST_SIDE[name]]
-        found = {name: in_its_own_process(name, side, 1 if name == "loops" else options.repeats) for name in cases}
+        found = {name: measure(name, side, 1 if name == "loops" else options.repeats) for name in cases}
         if len({result["digest"] for result in found.values()}) > 1:
             raise SystemExit(f"error: at {side}x{side} keys the versions differ: {found}")
         for name, result in found.items():
             faster = found["loops"]["seconds"] / result["seconds"] if "loops" in found else None
             rows.append({"version": name, "key_side": side, **result, "against_loops": faster})
-            if options.json:
-                print(json.dumps(rows[-1]), flush=True)
-                continue
-            grids = f"{f'{2 * side}x{2 * side}':>9} {f'{side}x{side}':>9}"
-            ratio = "-" if faster is None else f"{faster:.3g}x"
-            print(f"{grids}  {name:7} {result['seconds']:9.3f} {result['mib']:8.1f}  {ratio:>13}", flush=True)
+    print(text(pd.DataFrame(rows).drop(columns="digest")))
     if options.out:
-        # Not above: what is imported there is memory that the measuring processes start with.
-        from sagan_base.files import atomic_write
-        from sagan_base.provenance import provenance
-
-        record = {"device": "cpu", "num_heads": NUM_HEADS, **provenance(), "rows": rows}
-        with atomic_write(options.out) as path:
-            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(options.out, {"device": "cpu", "num_heads": NUM_HEADS, **provenance(), "rows": rows})
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

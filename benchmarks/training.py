@@ -3,30 +3,33 @@
 Question: how much of a SAGAN's training time is attention, and how much of that does the sparse layer save?
 A step is one discriminator and one generator update with Adam and the moving average, on images that are in memory.
 The share of attention is measured by leaving it out: 1 - (time without attention layers) / (time with them). The cases
-take turns, one step each, so that a machine that slows down slows all of them; times are medians.
+take turns, one step each, and are compared round by round (timing.py); on a CPU one thread runs and its time counts.
 
     python benchmarks/training.py                                   # 32x32, a minute or two on a CPU
     python benchmarks/training.py --resolution 128 --width 64 --batch-size 64 --precision bfloat16   # a GPU
 """
 
 import argparse
-import json
+import itertools
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
+from timing import described, in_turns, quartiles
 from tqdm import tqdm
 
 from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.config import AttentionConfig, ModelConfig, Recipe, RunConfig, TrainConfig
 from sagan_base.data import ImageData
 from sagan_base.distributed import Processes, find_device
-from sagan_base.files import atomic_write
+from sagan_base.files import write_json
+from sagan_base.options import Parser
 from sagan_base.provenance import provenance
+from sagan_base.tables import text
 from sagan_base.updates import Updates
 
 NUM_CLASSES = 10
@@ -50,7 +53,7 @@ CASES = (
 )
 
 
-def build(case: Case, options: argparse.Namespace, device: torch.device) -> Updates:
+def build(case: Case, precision: str, options: argparse.Namespace, device: torch.device) -> Updates:
     """Networks and optimisers of a case, and noise for images."""
     model = ModelConfig(
         resolution=options.resolution,
@@ -59,7 +62,7 @@ def build(case: Case, options: argparse.Namespace, device: torch.device) -> Upda
         discriminator_width=options.width,
         attention=case.attention,
     )
-    training = TrainConfig(precision=options.precision, channels_last=options.channels_last, compile=options.compile)
+    training = TrainConfig(precision=precision, channels_last=options.channels_last, compile=options.compile)
     config = RunConfig(model, Recipe(batch_size=options.batch_size), training, "noise")
     count = 4 * options.batch_size
     images = torch.randint(256, (count, 3, model.resolution, model.resolution), dtype=torch.uint8, device=device)
@@ -72,91 +75,87 @@ def build(case: Case, options: argparse.Namespace, device: torch.device) -> Upda
     return updates
 
 
-def timed_step(updates: Updates, step: int) -> float:
-    """Seconds of one step, the device's work included."""
-    started = time.perf_counter()
-    updates.step(step)
-    if updates.place.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
 def measure(options: argparse.Namespace, device: torch.device) -> list[dict[str, object]]:
-    """One row per case."""
+    """One row per precision and case."""
     if options.compile:  # the cases share their code, and beyond the limit a network would run uncompiled
-        torch._dynamo.config.recompile_limit = 8 * len(CASES)
-    runs = [build(case, options, device) for case in CASES]
-    times: list[list[float]] = [[] for _ in CASES]
-    for step in tqdm(range(1, options.warmup + options.steps + 1), unit="round"):
-        for run, taken in zip(runs, times, strict=True):
-            taken.append(timed_step(run, step))
-    times = [taken[options.warmup :] for taken in times]
-    return [row(case.name, taken, times[0], options.batch_size) for case, taken in zip(CASES, times, strict=True)]
+        torch._dynamo.config.recompile_limit = 8 * len(CASES) * len(options.precision)
+    steps = {}
+    for precision in options.precision:
+        for case in CASES:
+            updates, count = build(case, precision, options, device), itertools.count(1)
+            steps[precision, case.name] = lambda updates=updates, count=count: updates.step(next(count))
+    for step in tqdm(list(steps.values()) * options.warmup, desc="warming up", unit="step"):
+        step()
+    times = in_turns(steps, device, options.steps)
+    return [
+        {"precision": precision, "case": case} | figures(taken, times[precision, CASES[0].name], options.batch_size)
+        for (precision, case), taken in times.items()
+    ]
 
 
-def row(name: str, taken: list[float], without: list[float], batch_size: int) -> dict[str, object]:
-    """Figures of a case from the seconds of its steps and of the network without attention, round by round.
+def figures(taken: list[float], without: list[float], batch_size: int) -> dict[str, object]:
+    """Of the seconds of a case's steps and those of the network without attention, round by round.
 
     The share of attention compares the two steps of each round, which ran one after the other: what slows a whole
     round down cancels. Its quartiles say how far to trust it.
     """
-    low, share, high = statistics.quantiles(
-        [1 - w / t for w, t in zip(without, taken, strict=True)], method="inclusive"
-    )
+    low, share, high = quartiles(1 - w / t for w, t in zip(without, taken, strict=True))
     median = statistics.median(taken)
     return {
-        "case": name,
         "milliseconds": 1e3 * median,
         "images_per_second": batch_size / median,
         "share_of_attention": share,
         "share_quartiles": [low, high],
-        "fastest_milliseconds": 1e3 * min(taken),
-        "slowest_milliseconds": 1e3 * max(taken),
     }
 
 
 def table(rows: Sequence[dict[str, object]]) -> str:
     """For a terminal."""
-    lines = [f"{'attention':28}{'ms/step':>10}{'images/s':>10}{'share of attention':>20}{'quartiles':>14}"]
-    for row in rows:
-        low, high = row["share_quartiles"]
-        lines.append(
-            f"{row['case']:28}{row['milliseconds']:10.1f}{row['images_per_second']:10.0f}"
-            f"{row['share_of_attention']:20.0%}{f'{low:.0%} to {high:.0%}':>14}"
-        )
-    return "\n".join(lines)
+    lines = [
+        {
+            "precision": row["precision"],
+            "attention": row["case"],
+            "ms a step": row["milliseconds"],
+            "images/s": row["images_per_second"],
+            "share of attention": f"{row['share_of_attention']:.0%}",
+            "quartiles": "{:.0%} to {:.0%}".format(*row["share_quartiles"]),
+        }
+        for row in rows
+    ]
+    return text(pd.DataFrame(lines))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("benchmarks/training.py", __doc__.split("\n\n")[0])
     parser.add_argument("--resolution", type=int, default=32, help="side of the images (default: 32)")
     parser.add_argument("--width", type=int, default=32, help="channels of both networks' widest map (default: 32)")
     parser.add_argument("--batch-size", type=int, default=16, help="images per update (default: 16)")
     parser.add_argument("--steps", type=int, default=10, help="measured steps of each case (default: 10)")
     parser.add_argument("--warmup", type=int, default=3, help="steps before that (default: 3)")
-    parser.add_argument("--precision", default="float32", help="float32 or bfloat16 (default: float32)")
+    parser.add_argument(
+        "--precision", nargs="+", default=["float32"], help="float32, bfloat16 or both (default: float32)"
+    )
     parser.add_argument("--channels-last", action="store_true", help="memory layout")
     parser.add_argument("--compile", action="store_true", help="torch.compile both networks")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     parser.add_argument("--out", type=Path, help="write the figures, with versions and machine, to this JSON file")
     options = parser.parse_args(argv)
     with usage_errors():
-        if options.steps < 2 or options.warmup < 0:
-            raise ValueError(f"--steps {options.steps} --warmup {options.warmup}: measure at least two steps")
+        if options.steps < 2 or options.warmup < 1:
+            raise ValueError(f"--steps {options.steps} --warmup {options.warmup}: use at least two steps after one")
         device = find_device(options.device)
-        build(CASES[0], options, device)
+        for precision in options.precision:
+            build(CASES[0], precision, options, device)
         if options.out is not None:
             writable_folder("--out", options.out.parent)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
     rows = measure(options, device)
-    print(
-        f"{options.resolution}x{options.resolution}, width {options.width}, batch {options.batch_size}, "
-        f"{options.precision}, {device.type}, {torch.get_num_threads()} threads\n{table(rows)}"
-    )
+    size = f"{options.resolution}x{options.resolution}, width {options.width}, batch {options.batch_size}"
+    print(f"{size}, {described(device)}\n{table(rows)}")
     if options.out is not None:
         settings = {name: value for name, value in vars(options).items() if name not in ("out", "device")}
-        record = {"settings": settings, "device": device.type, "rows": rows, **provenance()}
-        with atomic_write(options.out) as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(options.out, {"settings": settings, "device": device.type, "rows": rows, **provenance()})
         print(f"written to {options.out}")
     return 0
 
