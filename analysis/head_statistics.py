@@ -15,7 +15,7 @@ import ylg
 from analysis.inversion.distances import decibels, psnr
 from sagan_base.network import attention_off
 from ylg import Pattern, SparseAttention2d, grid_order, head_steps
-from ylg.flow_measures import relays
+from ylg.grid_flow import relays
 
 
 def head_statistics(layer: SparseAttention2d, attention: Tensor) -> list[dict[str, Any]]:

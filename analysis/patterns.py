@@ -29,16 +29,8 @@ from analysis.pattern_book import drawings as draw
 from analysis.pattern_book.page import Picture, write_page
 from analysis.pattern_book.study import DEFAULT_PATTERNS, Study, comparison, prepare, write_csv
 from sagan_base.cli import usage_errors, writable_folder
-from ylg import (
-    ALIGNMENTS,
-    LAYOUTS,
-    ORDERS,
-    grid_order,
-    information_flow_graph,
-    pattern_names,
-    sparse_step_masks,
-)
-from ylg.flow_measures import relays
+from ylg import ALIGNMENTS, LAYOUTS, ORDERS, grid_order, information_flow_graph, pattern_names, sparse_step_masks
+from ylg.grid_flow import relays
 from ylg.reach import unreachable_pair
 
 Drawing = tuple[str, str, Callable[[], Figure]]  # file name, caption, and the function that draws it

@@ -3,7 +3,14 @@
 The information flow graph has a vertex for every position in each of the layers V_0 ... V_p and an edge for every
 True entry of a step. The paper asks that every input in V_0 reach every output in V_p (Daras et al.,
 arXiv:1911.12287, section 3.1, after the graphs of Dimakis et al., arXiv:0803.0632). That alone is weak (a star does
-it through one vertex), hence the report. Its measures, one function each, are in flow_measures.py.
+it through one vertex), hence the report. Its measures, one function each, are in flow_measures.py, mixing.py and
+grid_flow.py.
+
+Edges point the way information goes: from the one that is attended to, to the one that attends. The paper draws them
+the other way, from the one that attends, and still takes V_0 for the inputs. Read so, a path follows M_1 ... M_p where
+the layer computes M_p ... M_1, and the verdicts change: ltr, whose first step gathers in the relays that its second
+step asks, would end at relays and near neighbours only and lack full information, while in ``fixed`` late vertices
+would reach early ones, which it can never hear. What an output of the layer depends on is the product M_p ... M_1.
 """
 
 import math
@@ -14,6 +21,7 @@ import networkx as nx
 import numpy as np
 
 from ylg import flow_measures as measures
+from ylg import grid_flow, mixing
 from ylg.masks import Masks, sparse_steps
 from ylg.orders import Order, check_grid, grid_order, is_whole
 from ylg.reach import count_pairs, reached, unreachable_pair
@@ -57,7 +65,7 @@ def information_flow_graph(masks: Masks) -> nx.DiGraph:
 
 
 def flow_report(
-    masks: Masks, grid: Sequence[int] | None = None, order: Order = "manhattan", stride: int | None = None
+    masks: Masks, grid: Sequence[int] | None = None, order: Order = "raster", stride: int | None = None
 ) -> dict[str, Any]:
     """What a pattern costs and what it can carry; with a grid also where it reaches on the image.
 
@@ -67,7 +75,8 @@ def flow_report(
         masks: bool [p, n, n] (tensor or array) or p sparse bool [n, n], applied one after the other; ``M_1`` first.
             Heads work side by side: see ``has_full_information``.
         grid: (rows, cols) with rows * cols = n, for the measures on the image.
-        order: how positions are laid on the grid, see ``grid_order``.
+        order: how positions are laid on the grid, see ``grid_order``: "raster" for masks over its row-major cells, as
+            ``head_masks`` and patterns native to a grid have them; "manhattan" for a pattern in ESA order.
         stride: size of the blocks of consecutive positions; None is floor(sqrt n).
 
     Returns:
@@ -92,7 +101,13 @@ def flow_report(
         * with ``grid``: ``block_distance`` (mean distance between two cells of a block), ``neighbours_together``
           (share of touching cells that share a block), ``relays`` (positions that the last step hears from beyond
           a block; how many), ``relay_distance``, ``max_relay_distance`` (from a cell to the nearest relay, mean and
-          largest; None without relays), ``step_distance`` (mean distance to the attended cells, for each step).
+          largest; None without relays), ``step_distance`` (mean distance to the attended cells, for each step);
+        * with ``grid`` also: ``flow_down``, ``flow_up``, ``flow_right``, ``flow_left``: maximum flow between halves;
+          ``flow_corners``: from the top left quarter-by-quarter corner to the bottom right, back, from the top right
+          to the bottom left, back; ``covered_3x3``, ``covered_5x5``: share of the cells round every cell that some
+          step attends to; ``joined_by_one_layer``: share of all pairs that one layer joins whose heads run the steps
+          side by side; ``congestion_bound`` (two steps: the least possible with as many edges); ``mixing_time`` and
+          ``minimax_fidelity``, see mixing.py.
 
     Raises:
         ValueError: masks that are not bool or not square, a grid of another size, an unknown order, a stride out of
@@ -108,7 +123,8 @@ def flow_report(
     row_degrees = [np.diff(step.indptr) for step in steps]
     joined = count_pairs(reached(steps))
     min_paths, mean_paths, max_paths = measures.path_counts(steps)
-    forward, backward = measures.half_to_half_flow(steps)
+    halves = np.arange(n // 2), np.arange(n // 2, n)
+    forward, backward = measures.flow_across(steps, *halves)
     return {
         "positions": n,
         "num_steps": p,
@@ -130,9 +146,9 @@ def flow_report(
         "flow_forward": forward,
         "flow_backward": backward,
         "congestion": measures.congestion(steps),
-        "second_singular_value": measures.second_singular_value(steps),
-        "second_eigenvalue": measures.second_eigenvalue(steps),
-        "smallest_share": measures.smallest_share(steps),
+        "second_singular_value": mixing.second_singular_value(steps),
+        "second_eigenvalue": mixing.second_eigenvalue(steps),
+        "smallest_share": mixing.smallest_share(steps),
         **where,
     }
 
@@ -143,14 +159,24 @@ def _report_on_grid(steps: measures.Steps, grid: Sequence[int], order: Order, st
     if rows * cols != n:
         raise ValueError(f"grid={(rows, cols)} has {rows * cols} cells, but the masks have n={n} positions")
     cells = grid_order(rows, cols, order).numpy()
-    places = measures.coordinates(cells, cols)
-    relays = measures.relays(steps, stride)
-    distances = measures.relay_distances(places, relays) if relays.size else None
+    places = grid_flow.coordinates(cells, cols)
+    relays = grid_flow.relays(steps, stride)
+    distances = grid_flow.relay_distances(places, relays) if relays.size else None
+    together = measures.union(steps)
+    sides = grid_flow.flow_between_sides(steps, places, (rows, cols))
     return {
-        "block_distance": measures.block_distance(places, stride),
-        "neighbours_together": measures.neighbours_together(cells, (rows, cols), stride),
+        "block_distance": grid_flow.block_distance(places, stride),
+        "neighbours_together": grid_flow.neighbours_together(cells, (rows, cols), stride),
         "relays": len(relays),
         "relay_distance": None if distances is None else float(distances.mean()),
         "max_relay_distance": None if distances is None else float(distances.max()),
-        "step_distance": [measures.step_distance(step, places) for step in steps],
+        "step_distance": [grid_flow.step_distance(step, places) for step in steps],
+        **dict(zip(("flow_down", "flow_up", "flow_right", "flow_left"), sides, strict=True)),
+        "flow_corners": list(grid_flow.flow_between_corners(steps, places, (rows, cols))),
+        "covered_3x3": grid_flow.coverage(together, places, (rows, cols), 3),
+        "covered_5x5": grid_flow.coverage(together, places, (rows, cols), 5),
+        "joined_by_one_layer": together.nnz / n**2,
+        "congestion_bound": measures.congestion_bound(steps),
+        "mixing_time": mixing.mixing_time(steps),
+        "minimax_fidelity": mixing.minimax_fidelity(steps),
     }

@@ -1,7 +1,8 @@
 """Measures of what a sequence of steps can carry, each a pure function of sparse bool steps (``M_1`` first).
 
 They describe the information flow graph: vertices (layer, position) for layers 0..p, and an edge from (t - 1, j) to
-(t, i) for every True ``M_t[i, j]``. None is known to predict the quality of a trained network. flow.py collects them.
+(t, i) for every True ``M_t[i, j]``. None is known to predict the quality of a trained network. flow.py collects them;
+mixing.py has those of the steps as averages, grid_flow.py those of the plane.
 """
 
 import hashlib
@@ -11,15 +12,12 @@ from functools import reduce
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import maximum_flow
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs, svds
-from scipy.spatial import cKDTree
 
 from ylg.reach import is_full, reached
 
 Steps = Sequence[csr_array]
 
-_ENTRIES_AT_ONCE = 1 << 23  # of a dense slice of an [n, n] product
-DENSE_UP_TO = 512  # positions: beyond, spectra come from iterations with sparse steps
+ENTRIES_AT_ONCE = 1 << 23  # of a dense slice of an [n, n] product
 
 
 def path_counts(steps: Steps) -> tuple[int | float, float, int | float]:
@@ -29,71 +27,11 @@ def path_counts(steps: Steps) -> tuple[int | float, float, int | float]:
     """
     smallest, largest, total = np.inf, 0.0, 0.0
     with np.errstate(over="ignore"):
-        for rows in _slices_of_product([step.astype(np.float64) for step in steps]):
+        for rows in slices_of_product([step.astype(np.float64) for step in steps]):
             smallest, largest = min(smallest, float(rows.min())), max(largest, float(rows.max()))
             total += float(rows.sum())
     exact = (int(count) if count <= 2**53 else count for count in (smallest, largest))
     return next(exact), total / steps[0].shape[0] ** 2, next(exact)
-
-
-def smallest_share(steps: Steps) -> float:
-    """n times the smallest weight with which an input enters an output, where every row averages what it sees.
-
-    1 means that every output holds equal parts of all inputs; 0 that some input is lost to some output.
-    """
-    smallest = min(rows.min() for rows in _slices_of_product(averaging(steps)))
-    return float(smallest * steps[0].shape[0])
-
-
-def second_singular_value(steps: Steps) -> float:
-    """Of the product of the steps as averages: 0 where every output holds the same mixture of the inputs."""
-    walk = _walk(steps)
-    if isinstance(walk, np.ndarray):
-        return float(np.append(np.linalg.svd(walk, compute_uv=False), 0.0)[1])
-    return float(svds(walk, k=2, return_singular_vectors=False, v0=_start(walk)).min())
-
-
-def second_eigenvalue(steps: Steps) -> float:
-    """Modulus, of the same product: by this factor per p steps, what tells the positions apart fades (0..1)."""
-    walk = _walk(steps)
-    if isinstance(walk, np.ndarray):
-        return float(np.sort(np.append(np.abs(np.linalg.eigvals(walk)), 0.0))[-2])
-    try:
-        values = eigs(walk, k=2, return_eigenvectors=False, v0=_start(walk))
-    except ArpackNoConvergence:  # many eigenvalues of the same modulus, as in a cycle: slowly, then
-        values = np.linalg.eigvals(walk @ np.eye(walk.shape[0]))
-    return float(np.sort(np.abs(values))[-2])
-
-
-def _walk(steps: Steps) -> np.ndarray | LinearOperator:
-    """The product of the averages: a matrix while that is quick to decompose, beyond that an operator."""
-    averages = averaging(steps)
-    n = averages[0].shape[0]
-    if n <= DENSE_UP_TO:
-        return reduce(lambda done, step: step @ done, averages[1:], averages[0].toarray())
-
-    def forwards(x: np.ndarray) -> np.ndarray:
-        return reduce(lambda done, step: step @ done, averages, x)
-
-    def backwards(x: np.ndarray) -> np.ndarray:
-        return reduce(lambda done, step: step.T @ done, reversed(averages), x)
-
-    return LinearOperator((n, n), matvec=forwards, rmatvec=backwards, dtype=np.float64)
-
-
-def _start(walk: LinearOperator) -> np.ndarray:
-    """A starting vector for the iterations, of no particular symmetry and the same in every run."""
-    return np.random.default_rng(0).standard_normal(walk.shape[0])
-
-
-def averaging(steps: Steps) -> list[csr_array]:
-    """The steps with every row divided by its number of entries: attention with equal scores."""
-    averages = []
-    for step in steps:
-        average = step.astype(np.float64)
-        average.data /= np.repeat(np.diff(step.indptr), np.diff(step.indptr))
-        averages.append(average)
-    return averages
 
 
 def congestion(steps: Steps) -> float:
@@ -117,14 +55,22 @@ def _to_one(paths: np.ndarray) -> np.ndarray:
     return paths / max(paths.max(), 1.0)
 
 
-def half_to_half_flow(steps: Steps) -> tuple[int, int]:
-    """Maximum flow from the first half of the inputs to the second half of the outputs, and the other way.
+def congestion_bound(steps: Steps) -> float | None:
+    """The least congestion that two steps of full information can have with as many edges: (2 n / edges)^2.
 
-    Every vertex passes one unit, so the flow is the largest number of paths that share no vertex; at most
-    floor(n / 2). Of an odd n the position in the middle belongs to the second half.
+    The paths through a relay are its keys times its listeners, at most a share c of all T >= n^2 of them; so edges,
+    the sum of keys and listeners over all relays, are at least 2 sqrt(T / c). None of other numbers of steps, and
+    of steps without edges.
     """
-    n = steps[0].shape[0]
-    first, second = np.arange(n // 2), np.arange(n // 2, n)
+    edges = sum(step.nnz for step in steps)
+    return (2 * steps[0].shape[0] / edges) ** 2 if len(steps) == 2 and edges else None
+
+
+def flow_across(steps: Steps, first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
+    """Maximum flow from the inputs ``first`` to the outputs ``second``, and from the inputs ``second`` to ``first``.
+
+    Every vertex passes one unit, so the flow is the largest number of paths that share no vertex.
+    """
     return _vertex_disjoint_paths(steps, first, second), _vertex_disjoint_paths(steps, second, first)
 
 
@@ -167,57 +113,10 @@ def union(steps: Steps) -> csr_array:
     return reduce(lambda done, step: done + step, steps)
 
 
-def _slices_of_product(steps: Steps) -> Iterator[np.ndarray]:
+def slices_of_product(steps: Steps) -> Iterator[np.ndarray]:
     """Dense slices of rows of ``M_p ... M_1``, so that large products never stand in memory at once."""
     n = steps[0].shape[0]
-    rows_at_once = max(1, _ENTRIES_AT_ONCE // n)
+    rows_at_once = max(1, ENTRIES_AT_ONCE // n)
     for first in range(0, n, rows_at_once):
         last = steps[-1][first : first + rows_at_once]
         yield reduce(lambda done, step: done @ step, reversed(steps[:-1]), last).toarray()
-
-
-# ---- Under an order: where on the grid the positions lie ----
-
-
-def coordinates(order: np.ndarray, columns: int) -> np.ndarray:
-    """(row, column) of the cell at each position: float64 [n, 2]."""
-    return np.stack(np.divmod(order, columns), axis=1).astype(np.float64)
-
-
-def block_distance(places: np.ndarray, stride: int) -> float:
-    """Mean distance on the grid between two different positions of the same block of ``stride``."""
-    total, pairs = 0.0, 0
-    for first in range(0, len(places), stride):
-        block = places[first : first + stride]
-        total += np.linalg.norm(block[:, None] - block, axis=-1).sum()
-        pairs += len(block) * (len(block) - 1)
-    return float(total / pairs) if pairs else 0.0
-
-
-def neighbours_together(order: np.ndarray, grid: tuple[int, int], stride: int) -> float:
-    """Share of the pairs of touching cells (left-right, up-down) that stand in the same block."""
-    block = np.empty(grid[0] * grid[1], dtype=np.int64)
-    block[order] = np.arange(len(order)) // stride
-    block = block.reshape(grid)
-    together = np.append((block[1:] == block[:-1]).ravel(), (block[:, 1:] == block[:, :-1]).ravel())
-    return float(together.mean()) if together.size else 1.0
-
-
-def relays(steps: Steps, stride: int) -> np.ndarray:
-    """The positions that the last step hears from beyond a block: attended by some position of another block."""
-    rows, columns = steps[-1].nonzero()
-    return np.unique(columns[rows // stride != columns // stride])
-
-
-def relay_distances(places: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Distance on the grid from every position to the nearest of ``positions``: float64 [n]."""
-    return cKDTree(places[positions]).query(places)[0]
-
-
-def step_distance(step: csr_array, places: np.ndarray) -> float:
-    """Mean distance on the grid between a position and those it attends to, itself left out."""
-    rows, columns = step.nonzero()
-    other = rows != columns
-    if not other.any():
-        return 0.0
-    return float(np.linalg.norm(places[rows[other]] - places[columns[other]], axis=1).mean())

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.sparse import coo_array, csr_array
 
 import ylg
-from ylg import flow_measures, reach
+from ylg import flow_measures, mixing, reach
 from ylg.orders import ORDERS
 
 any_steps = st.tuples(st.integers(1, 3), st.integers(1, 7)).flatmap(
@@ -50,10 +50,8 @@ def test_path_counts_and_congestion_agree_with_the_paths_themselves(steps):
     assert report["congestion"] == pytest.approx(busiest / max(sum(counts), 1))
 
 
-@settings(max_examples=50)
-@given(steps=any_steps)
-def test_the_half_to_half_flow_agrees_with_networkx(steps):
-    p, n = len(steps), steps.shape[1]
+def flow_by_networkx(steps):
+    """The maximum flow with unit vertices, as a function of inputs and outputs."""
     split = nx.DiGraph()
     for vertex in (graph := ylg.information_flow_graph(steps)):
         split.add_edge((vertex, "in"), (vertex, "out"), capacity=1)
@@ -63,9 +61,16 @@ def test_the_half_to_half_flow_agrees_with_networkx(steps):
     def flow(inputs, outputs):
         network = split.copy()
         network.add_edges_from(("source", ((0, j), "in")) for j in inputs)
-        network.add_edges_from((((p, i), "out"), "target") for i in outputs)
+        network.add_edges_from((((len(steps), i), "out"), "target") for i in outputs)
         return nx.maximum_flow_value(network, "source", "target")
 
+    return flow
+
+
+@settings(max_examples=50)
+@given(steps=any_steps)
+def test_the_half_to_half_flow_agrees_with_networkx(steps):
+    flow, n = flow_by_networkx(steps), steps.shape[1]
     first, second = range(n // 2), range(n // 2, n)
     report = ylg.flow_report(steps)
     assert report["flow_forward"] == flow(first, second)
@@ -185,24 +190,155 @@ def test_the_measures_on_the_grid_equal_their_definition_by_loops(rows, cols, or
         assert distance == pytest.approx(np.mean([math.dist(place[i], place[j]) for i, j in pairs if step[i, j]]))
 
 
+grids_with_steps = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 2)).flatmap(
+    lambda size: st.tuples(
+        st.just(size[:2]),
+        st.permutations(range(size[0] * size[1])),
+        arrays(bool, (size[2], size[0] * size[1], size[0] * size[1]), elements=st.booleans()),
+    )
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(case=grids_with_steps)
+def test_the_flow_of_the_plane_agrees_with_networkx(case):
+    (rows, cols), order, steps = case
+    flow = flow_by_networkx(steps)
+    place = [divmod(cell, cols) for cell in order]
+    report = ylg.flow_report(steps, (rows, cols), order)
+
+    def among(test):
+        return [i for i, (r, c) in enumerate(place) if test(r, c)]
+
+    top, bottom = among(lambda r, c: r < rows // 2), among(lambda r, c: r >= rows // 2)
+    left, right = among(lambda r, c: c < cols // 2), among(lambda r, c: c >= cols // 2)
+    assert [report[f"flow_{way}"] for way in ("down", "up", "right", "left")] == [
+        flow(top, bottom),
+        flow(bottom, top),
+        flow(left, right),
+        flow(right, left),
+    ]
+    high, wide = math.ceil(rows / 4), math.ceil(cols / 4)
+    corner = {
+        (down, across): among(
+            lambda r, c, down=down, across=across: (
+                (r >= rows - high if down else r < high) and (c >= cols - wide if across else c < wide)
+            )
+        )
+        for down in (False, True)
+        for across in (False, True)
+    }
+    assert report["flow_corners"] == [
+        flow(corner[False, False], corner[True, True]),
+        flow(corner[True, True], corner[False, False]),
+        flow(corner[False, True], corner[True, False]),
+        flow(corner[True, False], corner[False, True]),
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=grids_with_steps)
+def test_what_one_layer_covers_and_joins_equals_its_definition_by_loops(case):
+    (rows, cols), order, steps = case
+    union = steps.any(0)
+    report = ylg.flow_report(steps, (rows, cols), order)
+    assert report["joined_by_one_layer"] == pytest.approx(union.mean())
+    for width in (3, 5):
+        near = [
+            union[i, j]
+            for i in range(rows * cols)
+            for j in range(rows * cols)
+            if all(
+                abs(a - b) <= width // 2 for a, b in zip(divmod(order[i], cols), divmod(order[j], cols), strict=True)
+            )
+        ]
+        assert report[f"covered_{width}x{width}"] == pytest.approx(np.mean(near))
+    edges = steps.sum()
+    expected = (2 * rows * cols / edges) ** 2 if len(steps) == 2 and edges else None
+    assert report["congestion_bound"] == (None if expected is None else pytest.approx(expected))
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=any_steps)
+def test_mixing_time_and_fidelity_equal_matrix_powers(steps):
+    steps = steps | np.eye(steps.shape[1], dtype=bool)  # every row averages something
+    n, walk = steps.shape[1], np.eye(steps.shape[1])
+    for step in steps:
+        walk = step / step.sum(1, keepdims=True) @ walk
+    powers = [np.linalg.matrix_power(walk, t) for t in range(80)]
+    settled = np.full(n, 1 / n) @ np.linalg.matrix_power(walk, 4096)
+    times = [t for t, power in enumerate(powers) if (np.abs(power - settled).sum(1) / 2 <= 1 / 4 + 1e-9).all()]
+    assert mixing.mixing_time(csr_steps(steps)) == (times[0] if times else None)
+    assert mixing.minimax_fidelity(csr_steps(steps)) == pytest.approx(np.max(powers[1:], axis=0).min(), abs=1e-6)
+
+
+def csr_steps(steps):
+    return [csr_array(step) for step in steps]
+
+
+# 16x16: flow down, to the right, corner to corner, 3x3 covered, 5x5 covered, largest share of paths, its bound.
+ON_THE_PLANE = {
+    ("ltr", "manhattan"): (42, 66, 2, 0.358, None, 0.061, 0.006),
+    ("rtl", "manhattan"): (58, 36, 2, 0.358, None, 0.061, 0.006),
+    ("strided", "manhattan"): (128, 128, 16, 0.519, 0.370, 0.008, 0.004),
+    ("butterfly", "hilbert"): (128, 128, 16, 0.777, 0.589, 0.004, 0.004),
+    ("spread_relays", "raster"): (48, 48, 6, 0.603, None, 0.011, 0.006),
+    ("rotated_blocks", "raster"): (128, 128, 16, 0.864, 0.614, 0.004, 0.004),
+    ("window_lattice", "raster"): (128, 128, 16, 1.0, None, 0.009, 0.004),
+}
+MEAN_STEP_DISTANCE = {"ltr": 5.41, "rtl": 5.41, "strided": 5.21, "butterfly": 2.14}
+MEAN_STEP_DISTANCE |= {"spread_relays": 1.99, "rotated_blocks": 2.14, "window_lattice": 1.81}
+
+
+@pytest.mark.parametrize(("name", "order"), ON_THE_PLANE)
+def test_the_report_reproduces_the_figures_known_for_the_plane_of_a_16x16_grid(name, order):
+    report = ylg.flow_report(ylg.sparse_step_masks(name, (16, 16)), (16, 16), order)
+    down, right, corner, three, five, busiest, bound = ON_THE_PLANE[name, order]
+    assert (report["flow_down"], report["flow_right"], report["flow_corners"][0]) == (down, right, corner)
+    assert round(report["covered_3x3"], 3) == three and five in (None, round(report["covered_5x5"], 3))
+    assert (round(report["congestion"], 3), round(report["congestion_bound"], 3)) == (busiest, bound)
+    assert round(report["step_distance"][0], 2) == MEAN_STEP_DISTANCE[name]
+
+
+def test_read_from_attending_to_attended_ltr_would_lack_full_information_and_fixed_would_look_ahead():
+    n = 16
+    for name in ("ltr", "rtl"):
+        first, second = ylg.step_masks(name, n).numpy().astype(int)
+        assert (second @ first > 0).all()  # what the layer computes
+        assert not (first @ second > 0).all()  # the paper's drawing, followed along its arrows from V_0
+    first, second = ylg.step_masks("fixed", n).numpy().astype(int)
+    hears, drawn = second @ first > 0, first @ second > 0  # [output, input]; [start, end]
+    late, early = 9, 3
+    assert not hears[early, late] and drawn[late, early]  # from a late input to an early output: no path, and a path
+    assert hears[late, early] and not drawn[early, late]
+
+
+def test_a_layers_output_depends_on_exactly_the_inputs_that_our_reading_joins():
+    steps = ylg.step_masks("ltr", 9).double()
+    inputs = torch.randn(9, dtype=torch.double)
+    averages = [step / step.sum(1, keepdim=True) for step in steps]
+    jacobian = torch.autograd.functional.jacobian(lambda x: averages[1] @ (averages[0] @ x), inputs)
+    assert (jacobian > 0).all()
+
+
 @pytest.mark.parametrize("name", ["ltr", "strided_original", "star", "butterfly", "butterfly3"])
 def test_spectral_measures_agree_with_dense_linear_algebra_beyond_the_size_of_dense_matrices(name, monkeypatch):
     steps = ylg.sparse_step_masks(name, 144)
     product = np.eye(144)
     for step in steps:
         product = (step / step.sum(axis=1)[:, None]).toarray() @ product
-    monkeypatch.setattr(flow_measures, "DENSE_UP_TO", 0)
+    monkeypatch.setattr(mixing, "DENSE_UP_TO", 0)
     singular, eigen = (
         np.linalg.svd(product, compute_uv=False)[1],
         np.sort(np.abs(np.linalg.eigvals(product)))[-2],
     )
-    assert flow_measures.second_singular_value(steps) == pytest.approx(singular, abs=1e-7)
-    assert flow_measures.second_eigenvalue(steps) == pytest.approx(eigen, abs=1e-7)
-    assert flow_measures.smallest_share(steps) == pytest.approx(144 * product.min())
+    assert mixing.second_singular_value(steps) == pytest.approx(singular, abs=1e-7)
+    assert mixing.second_eigenvalue(steps) == pytest.approx(eigen, abs=1e-7)
+    assert mixing.smallest_share(steps) == pytest.approx(144 * product.min())
 
 
 def test_a_cycle_never_mixes_and_its_report_ends(monkeypatch):
-    monkeypatch.setattr(flow_measures, "DENSE_UP_TO", 0)  # iterations do not converge on it
+    monkeypatch.setattr(mixing, "DENSE_UP_TO", 0)  # iterations do not converge on it
     report = ylg.flow_report(torch.eye(60, dtype=torch.bool).roll(1, 0)[None])
     assert report["second_eigenvalue"] == pytest.approx(1) == report["second_singular_value"]
     assert report["layers_sequential"] is None and report["layers_parallel"] is None
@@ -323,5 +459,5 @@ def test_a_pattern_that_spreads_slowly_is_measured_in_little_memory():
 def test_a_report_made_slice_by_slice_is_that_made_at_once(monkeypatch):
     steps = ylg.step_masks("ltr", 10)
     whole = ylg.flow_report(steps, (2, 5))
-    monkeypatch.setattr(flow_measures, "_ENTRIES_AT_ONCE", 40)  # four rows, four rows, two rows
+    monkeypatch.setattr(flow_measures, "ENTRIES_AT_ONCE", 40)  # four rows, four rows, two rows
     assert ylg.flow_report(steps, (2, 5)) == whole
