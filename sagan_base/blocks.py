@@ -60,9 +60,16 @@ def attention(channels: int, side: int, config: AttentionConfig, numerics: Numer
         order=config.order,
         alignment=config.alignment,
         mode=config.mode,
+        qk_channels=config.head_dim_qk and config.head_dim_qk * config.num_heads,
+        v_channels=config.head_dim_v and config.head_dim_v * config.num_heads,
+        qk_norm=config.qk_norm,
+        temperature=config.temperature,
     )
     for convolution_1x1 in (layer.query, layer.key, layer.value, layer.output):
-        _normalised(convolution_1x1, numerics, bounded=False)
+        if config.spectral_projections or convolution_1x1 in (layer.value, layer.output):
+            _normalised(convolution_1x1, numerics, bounded=False)
+        else:
+            initialise_(convolution_1x1.weight.data, numerics.init)
     return layer
 
 

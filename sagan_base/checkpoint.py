@@ -23,7 +23,8 @@ from sagan_base.files import atomic_write
 from sagan_base.generator import Generator
 
 FORMAT = "ylg checkpoint 1"
-MODEL_FILE = "model.safetensors"
+MODEL_FILE = "model.safetensors"  # the networks of the last step
+BEST_FILE = "best.safetensors"  # of the evaluated step with the lowest Fréchet distance
 CHECKPOINT_FOLDER = "checkpoints"
 
 

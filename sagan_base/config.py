@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
 RESOLUTIONS = (16, 32, 64, 128, 256)
+AUGMENTATIONS = ("colour", "translation", "cutout")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -22,6 +23,12 @@ class AttentionConfig:
     """What the attention layers of a network are; names as in ``ylg.head_masks`` and ``ylg.SparseAttention2d``.
 
     The pattern, order and alignment are checked where the layer is built, because users may register their own.
+
+    Attributes:
+        head_dim_qk, head_dim_v: channels that one head's queries and keys, and its values, have; None is the published
+            rule, C / 8 and C / 2 shared by all heads, which leaves a head one channel in small networks.
+        qk_norm: queries and keys of unit length times a learned temperature per head, which starts at ``temperature``.
+        spectral_projections: divide the query and key convolutions by their largest singular value, as published.
     """
 
     pattern: str = "ltr_rtl"
@@ -29,8 +36,21 @@ class AttentionConfig:
     order: str = "manhattan"
     alignment: str = "pool"
     mode: str = "parallel"
+    head_dim_qk: int | None = None
+    head_dim_v: int | None = None
+    qk_norm: bool = False
+    temperature: float = 4.0
+    spectral_projections: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("head_dim_qk", "head_dim_v"):
+            size = getattr(self, name)
+            _require(size is None or size >= 1, f"{name}={size} is not positive; the paper's generator has 4 and 16")
+        _require(self.temperature > 0, f"temperature={self.temperature} is not positive; use 4 to 16")
+        _require(
+            self.qk_norm or self.temperature == AttentionConfig.temperature,
+            f"temperature={self.temperature} is read by qk_norm alone; give --qk-norm too",
+        )
         _require(self.num_heads >= 1, f"num_heads={self.num_heads} is not positive; use 1, 2, 4 or 8")
         _require(
             self.mode in ("parallel", "sequential"),
@@ -144,6 +164,8 @@ class Recipe:
             a copy of the trained one before it.
         discriminator_steps: discriminator updates per generator update.
         flip: mirror real images left to right with probability 1/2.
+        augment: differentiable augmentations of all that the discriminator sees, real and generated; see augment.py.
+        temperature_lr_factor: the learning rate of attention's log-temperatures, in those of their networks.
     """
 
     name: str = "paper"
@@ -156,11 +178,16 @@ class Recipe:
     ema_decay: float = 0.999
     ema_start: int = 0
     flip: bool = False
+    augment: tuple[str, ...] = ()
+    temperature_lr_factor: float = 1.0
     numerics: NumericsConfig = field(default_factory=NumericsConfig)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "generator_lr", "discriminator_lr", "discriminator_steps"):
+        for name in ("batch_size", "generator_lr", "discriminator_lr", "discriminator_steps", "temperature_lr_factor"):
             _require(getattr(self, name) > 0, f"{name}={getattr(self, name)} is not positive")
+        unknown = sorted(set(self.augment) - set(AUGMENTATIONS))
+        _require(not unknown, f"augment={unknown} is unknown; use some of {', '.join(AUGMENTATIONS)}")
+        _require(len(set(self.augment)) == len(self.augment), f"augment={list(self.augment)} names one twice")
         for name in ("ema_start", "adam_epsilon"):
             _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is negative")
         _require(all(0 <= beta < 1 for beta in self.betas), f"betas={tuple(self.betas)} are not both in [0, 1)")
@@ -265,8 +292,21 @@ class RunConfig:
     def config_hash(self, with_steps: bool = True) -> str:
         """12 hex digits naming the experiment, its number of steps included unless told otherwise."""
         steps = {"steps": self.training.steps} if with_steps else {}
-        text = json.dumps(self.identity() | steps, sort_keys=True)
+        text = json.dumps(_without_later_fields(self.identity()) | steps, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+# Fields that came later, and what held before them: at that value they stay out of the hash, so that runs of before
+# keep the names of their folders.
+LATER_FIELDS = {
+    "head_dim_qk": None, "head_dim_v": None, "qk_norm": False, "temperature": 4.0, "spectral_projections": True,
+    "augment": [], "temperature_lr_factor": 1.0,
+}  # fmt: skip
+
+
+def _without_later_fields(values: dict[str, Any]) -> dict[str, Any]:
+    kept = {k: v for k, v in values.items() if k not in LATER_FIELDS or v != LATER_FIELDS[k]}
+    return {k: _without_later_fields(v) if isinstance(v, dict) else v for k, v in kept.items()}
 
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:

@@ -6,7 +6,8 @@ An option that is not given leaves its field to the recipe or to the dataclass's
 import argparse
 import shutil
 from dataclasses import MISSING, fields, replace
-from typing import Any, NoReturn, get_args, get_type_hints
+from types import UnionType
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from sagan_base.config import RECIPES, AttentionConfig, ModelConfig, NumericsConfig, Recipe, RunConfig, TrainConfig
 
@@ -46,6 +47,11 @@ HELP: dict[type, dict[str, str]] = {
         "order": "numbering of the cells: raster, manhattan (ESA), hilbert, morton or snake",
         "alignment": "how a query cell picks its row of the key grid: pool, tile or rows (the published code)",
         "mode": "parallel (the paper) or sequential steps",
+        "head_dim_qk": "channels of one head's queries and keys; the published rule (C/8 for all heads) by default",
+        "head_dim_v": "channels of one head's values; the published rule (C/2 for all heads) by default",
+        "qk_norm": "queries and keys of unit length times a learned temperature per head",
+        "temperature": "where the temperatures of --qk-norm start",
+        "spectral_projections": "divide the query and key convolutions by sigma, as published",
     },
     Recipe: {
         "batch_size": "real images per discriminator update, over all processes and micro-batches",
@@ -57,6 +63,8 @@ HELP: dict[type, dict[str, str]] = {
         "ema_decay": "decay of the generator's moving average",
         "ema_start": "updates before averaging begins; a copy until then",
         "flip": "mirror real images left to right with probability 1/2",
+        "augment": "augment what the discriminator sees, differentiably: colour, translation, cutout",
+        "temperature_lr_factor": "learning rate of attention's log-temperatures, in those of their networks",
     },
     NumericsConfig: {
         "init": "initial kernels: xavier, orthogonal or normal",
@@ -135,12 +143,13 @@ def _argument_kind(part: type, name: str) -> dict[str, Any]:
     hint = get_type_hints(part)[name]
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}  # bool("False") is True
-    choices = [t for t in (get_args(hint) or (hint,)) if t not in (type(None), Ellipsis)]
+    hint = next(t for t in (*get_args(hint), hint) if t is not type(None)) if get_origin(hint) is UnionType else hint
     if hint in (int, float, str):
         return {"type": hint, "metavar": {int: "N", float: "X", str: "NAME"}[hint]}
-    if choices == [float, float]:
+    if hint == tuple[float, float]:
         return {"type": float, "nargs": 2, "metavar": ("X", "X")}
-    return {"type": int, "nargs": "+", "metavar": "SIDE"}
+    item = get_args(hint)[0]  # tuple[item, ...]
+    return {"type": item, "nargs": "+", "metavar": {int: "SIDE", str: "NAME"}[item]}
 
 
 def _default_text(part: type, name: str) -> str:
@@ -157,5 +166,5 @@ def _default_text(part: type, name: str) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
-        return " ".join(_shown(v) for v in value)
+        return " ".join(_shown(v) for v in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

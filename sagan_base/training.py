@@ -6,6 +6,7 @@ evaluate, sheet of samples, checkpoint. So a checkpoint vouches for everything o
 after its last checkpoint is dropped and written again.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sagan_base.checkpoint import (
+    BEST_FILE,
     CHECKPOINT_FOLDER,
     MODEL_FILE,
     Checkpoint,
@@ -39,7 +41,7 @@ from sagan_base.provenance import provenance
 from sagan_base.run_folder import CONFIG_FILE, folder_problem, write_record
 from sagan_base.run_log import RunLog, read_metrics
 from sagan_base.sampling import preview
-from sagan_base.updates import LOSSES, Updates
+from sagan_base.updates import LOSSES, Updates, slow_bfloat16
 
 __all__ = [
     "TrainResult",
@@ -94,7 +96,8 @@ def train(
         data: the real images; their size, channels and classes must be the network's.
         out: the run's folder, made where missing.
         evaluate: called with the EMA generator (evaluation mode) and the step, every ``metrics_every`` steps and at
-            the end; what it returns is logged. Under torchrun it is called in process 0 only.
+            the end; what it returns is logged, and the networks of the lowest Fréchet distance among these
+            measurements are kept as ``best.safetensors``. Under torchrun it is called in process 0 only.
         progress: show a bar with rate and time left.
         device: a GPU where there is one by default.
     Raises:
@@ -161,6 +164,7 @@ class TrainingRun:
         self.updates = Updates(config, place, self._reader(), len(data))
         self.step, self.seconds = 0, 0.0
         self.health, self.last_good = Health(), None
+        self.best: dict[str, float] | None = None  # step and Fréchet distance of best.safetensors
         self.window = torch.zeros(len(LOSSES), device=place.device)  # sums since the last log line
         self.window_start, self.window_seconds = 0, 0.0
         if found is not None:
@@ -194,6 +198,7 @@ class TrainingRun:
         self.step, self.seconds = info["step"], info["seconds"]
         self.health = Health(**info["health"])
         self.last_good = self.folder / info["last_good"] if info["last_good"] else None
+        self.best = info.get("best")
         self.window.copy_(checkpoint.tensors["window.sums"])
         self.window_start, self.window_seconds = info["window_start"], info["window_seconds"]
 
@@ -214,6 +219,9 @@ class TrainingRun:
             for useless in (*newer, *self.folder.glob(".step_*")):  # damaged, or never finished by a killed process
                 useless.unlink(missing_ok=True)
             log = RunLog(self.out, self.step)
+            if self.config.training.precision == "bfloat16" and slow_bfloat16(self.place.device):
+                print("warning: this processor has no bfloat16 arithmetic, so --precision float32 would be many times "
+                      "quicker (in a run of its own)", flush=True)  # fmt: skip
         bar = tqdm(total=steps, initial=self.step, unit="step", disable=not self.progress, mininterval=0.5)
         try:
             while self.step < steps:
@@ -255,11 +263,20 @@ class TrainingRun:
 
     def _evaluated(self) -> dict[str, float]:
         try:
-            return self.evaluate(self.updates.ema.module, self.step)
+            values = self.evaluate(self.updates.ema.module, self.step)
+            if self.config.training.metrics_every:
+                self._keep_best(values)
+            return values
         except Exception:
             if self.place.count == 1:  # the other processes wait elsewhere, and a checkpoint needs them all
                 self._save()  # the steps are good, whatever is wrong with their measurement
             raise
+
+    def _keep_best(self, values: dict[str, float]) -> None:
+        distance = next((value for name, value in values.items() if name == "FID" or name.startswith("FD ")), math.inf)
+        if distance < (self.best["distance"] if self.best else math.inf):
+            self.best = {"step": self.step, "distance": distance}
+            export_model(self.out / BEST_FILE, Checkpoint(self.updates.state(), self.config, self._info()))
 
     def _log(self, log: RunLog | None, bar: tqdm) -> None:
         started = time.perf_counter()
@@ -292,21 +309,25 @@ class TrainingRun:
             self.last_good = path
         window = self.place.mean(self.window)
         if self.place.is_first and self.saved_step != self.step:
-            info = {
-                "step": self.step,
-                "seconds": self.seconds,
-                "window_start": self.window_start,
-                "window_seconds": self.window_seconds,
-                "health": self.health.state(),
-                "last_good": self.last_good.name if self.last_good else None,
-                "class_names": list(self.data.class_names),
-                "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
-                "provenance": self.provenance,
-            }
-            write_checkpoint(path, {**self.updates.state(), "window.sums": window}, self.config, info)
+            write_checkpoint(path, {**self.updates.state(), "window.sums": window}, self.config, self._info())
             remove_old_checkpoints(self.folder, self.config.training.keep_checkpoints, self.last_good)
         self.saved_step = self.step
         return path
+
+    def _info(self) -> dict[str, Any]:
+        """What a checkpoint of this step says beside its tensors."""
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "window_start": self.window_start,
+            "window_seconds": self.window_seconds,
+            "health": self.health.state(),
+            "last_good": self.last_good.name if self.last_good else None,
+            "best": self.best,
+            "class_names": list(self.data.class_names),
+            "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+            "provenance": self.provenance,
+        }
 
     def _stop(self, problem: str) -> None:
         left = f"The last good checkpoint is {self.last_good}." if self.last_good else "No good checkpoint was written."

@@ -10,10 +10,12 @@ import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sagan_base.augment import NUM_DRAWS, augment
 from sagan_base.batch_norm import set_sync_batch_norm
 from sagan_base.checkpoint import Checkpoint, build_networks, fill_network, named_part
 from sagan_base.config import RunConfig
@@ -86,6 +88,7 @@ class Updates:
         if recipe.flip:
             mirrored = torch.from_numpy(stream(seed, "flip", step, repeat).random(batch) < 0.5)
         z, classes = self._draw("discriminator", step, repeat)
+        changes = self._augmentations(2, step, repeat)
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         total = torch.zeros(3, device=self.place.device)
         for micro, last in self._micro_batches():
@@ -98,7 +101,8 @@ class Updates:
                 fake = self.generator(self._on_device(z, micro), fake_labels)
             # One pass over both halves: the discriminator has no batch statistics, so its logits are the same, and
             # the spectral norms are computed once.
-            images = torch.cat([real, fake.to(real.dtype)]).contiguous(memory_format=self.layout)
+            halves = [self._augmented(real, changes[0], micro), self._augmented(fake.to(real.dtype), changes[1], micro)]
+            images = torch.cat(halves).contiguous(memory_format=self.layout)
             network = self._parallel_discriminator
             with _without_exchange(network, last):
                 with self._autocast():
@@ -112,6 +116,7 @@ class Updates:
 
     def _update_generator(self, step: int) -> Tensor:
         z, classes = self._draw("generator", step)
+        (changes,) = self._augmentations(1, step, self.config.recipe.discriminator_steps)
         self.generator_optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.place.device)
         # Frozen, the discriminator passes the gradient on to the images without computing its own.
@@ -122,6 +127,8 @@ class Updates:
             with _without_exchange(network, last):
                 with self._autocast():
                     images = network(self._on_device(z, micro), here)
+                images = self._augmented(images, changes, micro).contiguous(memory_format=self.layout)
+                with self._autocast():
                     logits = self.discriminator(images, self._known_labels(here))
                 loss = generator_hinge_loss(logits.float())
                 (loss / self.config.training.accumulation).backward()
@@ -134,6 +141,17 @@ class Updates:
         source = stream(self.config.training.seed, purpose, *counters)
         batch, model = self.config.recipe.batch_size, self.config.model
         return latents(source, batch, model.latent_dim), labels(source, batch, model.num_classes)
+
+    def _augmentations(self, count: int, *counters: int) -> Tensor:
+        """Random numbers for ``count`` batches, [count, batch, NUM_DRAWS]."""
+        shape = (count, self.config.recipe.batch_size, NUM_DRAWS)
+        if not self.config.recipe.augment:
+            return torch.empty(shape)  # not read
+        return torch.from_numpy(stream(self.config.training.seed, "augment", *counters).random(shape, np.float32))
+
+    def _augmented(self, images: Tensor, changes: Tensor, micro: int) -> Tensor:
+        names = self.config.recipe.augment
+        return augment(images, self._on_device(changes, micro), names) if names else images
 
     def _micro_batches(self) -> list[tuple[int, bool]]:
         count = self.config.training.accumulation
@@ -192,9 +210,19 @@ class Updates:
         }
 
 
+def slow_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is imitated there, many times slower than float32: on a CPU without AVX512_BF16 or the like."""
+    return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def _adam(network: nn.Module, learning_rate: float, config: RunConfig) -> torch.optim.Adam:
     recipe = config.recipe
-    return torch.optim.Adam(network.parameters(), learning_rate, recipe.betas, recipe.adam_epsilon, fused=True)
+    temperatures = [p for name, p in network.named_parameters() if name.endswith("log_temperature")]
+    others = [p for name, p in network.named_parameters() if not name.endswith("log_temperature")]
+    groups = [{"params": others}, {"params": temperatures, "lr": learning_rate * recipe.temperature_lr_factor}]
+    return torch.optim.Adam(
+        [group for group in groups if group["params"]], learning_rate, recipe.betas, recipe.adam_epsilon, fused=True
+    )
 
 
 def _parallel(network: nn.Module, place: Processes) -> nn.Module:

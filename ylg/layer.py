@@ -5,6 +5,8 @@ The block is that of Zhang et al., arXiv:1805.08318, section 3; the masks those 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,6 +63,10 @@ class SparseAttention2d(nn.Module):
             num_heads.
         v_channels: of values; None = ``max(C // 2, 8)``, rounded up likewise.
         scale: what scores are multiplied by; SAGAN does not scale. None = ``1 / sqrt(head_dim)``.
+        qk_norm: queries and keys (after pooling) get unit length, and scores the factor ``exp(log_temperature)``,
+            learned for each head: the maps have range whatever the size of the features (Henry et al.,
+            arXiv:2010.04245; cosine attention of Swin v2, arXiv:2111.09883).
+        temperature: where that factor starts, for every head; only with ``qk_norm``.
         backend: as in :func:`ylg.sparse_attention`.
     Shape:
         input ``[batch, channels, height, width]``; output the same, and equal to the input at initialisation,
@@ -86,6 +92,8 @@ class SparseAttention2d(nn.Module):
         v_channels: int | None = None,
         scale: float | None = 1.0,
         stride: int | None = None,
+        qk_norm: bool = False,
+        temperature: float = 4.0,
         backend: str = "auto",
     ):
         super().__init__()
@@ -98,6 +106,8 @@ class SparseAttention2d(nn.Module):
         if not is_whole(pool) or pool < 1 or grid[0] % pool or grid[1] % pool:
             raise ValueError(f"pool={pool!r} does not divide the grid {grid}; pool=1 leaves keys as they are")
         check_scale(scale)
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature={temperature!r} must be a positive number; 4 to 16 suit small head dims")
         layout = head_steps(pattern, num_heads)  # before the channels: heads that fit no pattern never fit those
         if qk_channels is None:
             qk_channels = _multiple_above(max(channels // 8, 8), num_heads)
@@ -134,6 +144,9 @@ class SparseAttention2d(nn.Module):
         self.value = nn.Conv2d(channels, v_channels, 1, bias=False)
         self.output = nn.Conv2d(v_channels, channels, 1, bias=False)
         self.gain = nn.Parameter(torch.zeros(()))
+        self.qk_norm = qk_norm
+        if qk_norm:
+            self.log_temperature = nn.Parameter(torch.full((num_heads,), math.log(temperature)))
 
     @property
     def plan(self) -> AttentionPlan:
@@ -148,8 +161,9 @@ class SparseAttention2d(nn.Module):
             )
         queries, keys, values = self.query(x), self._pooled(self.key(x)), self._pooled(self.value(x))
         if len(self.plans) > 1:
-            coarse_queries = self._heads(self._pooled(queries))
-        queries, keys, mixed = self._heads(queries), self._heads(keys), self._heads(values)
+            coarse_queries = self._asking(self._pooled(queries))
+        queries, keys, mixed = self._asking(queries), self._heads(keys), self._heads(values)
+        keys = _unit(keys) if self.qk_norm else keys
         attention = None
         for t, step in enumerate(self.plans):
             asking = queries if t == len(self.plans) - 1 else coarse_queries
@@ -170,12 +184,28 @@ class SparseAttention2d(nn.Module):
         batch, channels, height, width = maps.shape
         return maps.reshape(batch, self.num_heads, channels // self.num_heads, height * width).mT
 
+    def _asking(self, maps: Tensor) -> Tensor:
+        """Queries of the heads, with the temperature in them."""
+        queries = self._heads(maps)
+        if not self.qk_norm:
+            return queries
+        return _unit(queries) * self.log_temperature.exp().to(queries.dtype)[:, None, None]
+
     def extra_repr(self) -> str:
         return (
             f"{self.channels}, grid={self.grid}, pattern={self.pattern!r}, num_heads={self.num_heads}, "
             f"order={self.order!r}, alignment={self.alignment!r}, mode={self.mode!r}, pool={self.pool}, "
-            f"scale={self.scale}, stride={self.stride}, backend={self.backend!r}"
+            f"scale={self.scale}, stride={self.stride}, qk_norm={self.qk_norm}, backend={self.backend!r}"
         )
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Vectors along the last axis at length 1, computed in float32 or better.
+
+    The constant bounds the gradient at vectors of length 0, which bfloat16 features do meet.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (wide * (wide.square().sum(-1, keepdim=True) + 1e-6).rsqrt()).to(x.dtype)
 
 
 def _multiple_above(least: int, of: int) -> int:

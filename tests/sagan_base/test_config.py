@@ -84,6 +84,15 @@ def test_the_hash_names_the_experiment_not_how_it_is_operated():
         assert changed.config_hash() != base.config_hash()
 
 
+def test_fields_that_came_later_leave_the_names_of_older_runs_alone():
+    """The hashes are those of version 0.1."""
+    assert RunConfig().config_hash() == "b958662ecd5a"
+    assert UNUSUAL.config_hash(with_steps=False) == "dfb31ec5c8d7"
+    attending = replace(RunConfig(), model=ModelConfig(attention=AttentionConfig(qk_norm=True)))
+    augmented = replace(RunConfig(), recipe=Recipe(augment=("colour",)))
+    assert len({run.config_hash() for run in (RunConfig(), attending, augmented)}) == 3
+
+
 def test_the_recipe_decides_the_numerics_of_the_network():
     assert RunConfig(recipe=RECIPES["biggan"]).model.numerics == RECIPES["biggan"].numerics
     assert RunConfig().model.numerics == RECIPES["paper"].numerics == NumericsConfig()
@@ -143,8 +152,12 @@ def test_sides_given_as_a_list_are_the_same_configuration():
         (ModelConfig, "generator_attention", (128, 2)),
         (ModelConfig, "discriminator_attention", (128,)),
         (AttentionConfig, "num_heads", 0),
+        (AttentionConfig, "head_dim_qk", 0),
+        (AttentionConfig, "temperature", -4.0),
         (NumericsConfig, "batch_norm_decay", 1.0),
         (Recipe, "batch_size", 0),
+        (Recipe, "augment", ("colour", "blur")),
+        (Recipe, "augment", ("colour", "colour")),
         (TrainConfig, "seed", -1),
     ],
 )

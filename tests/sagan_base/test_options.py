@@ -32,6 +32,9 @@ OTHER = {
     "discriminator_attention": "16 32",
     "mode": "sequential",
     "betas": "0.5 0.99",
+    "augment": "colour cutout",
+    "head_dim_qk": "4",
+    "head_dim_v": "4",
     "init": "normal",
     "precision": "bfloat16",
 }
@@ -39,7 +42,9 @@ OTHER = {
 
 @pytest.mark.parametrize(
     ("part", "name"),
-    [(p, n) for p in (ModelConfig, AttentionConfig, Recipe, NumericsConfig, TrainConfig) for n in option_fields(p)],
+    # the temperature needs another option, and has a test of its own
+    [(p, n) for p in (ModelConfig, AttentionConfig, Recipe, NumericsConfig, TrainConfig) for n in option_fields(p)
+     if n != "temperature"],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_every_option_changes_its_field_and_no_other(part, name):
@@ -68,6 +73,12 @@ def test_every_option_changes_its_field_and_no_other(part, name):
     derived = {"resolution": {"generator_attention", "discriminator_attention"}}.get(name, set())
     same = {f.name for f in fields(part)} - {name} - derived - {"attention", "numerics"}
     assert all(getattr(changed, other) == getattr(place(plain), other) for other in same)
+
+
+def test_a_temperature_needs_qk_norm():
+    assert parsed("--qk-norm", "--temperature", "7").model.attention.temperature == 7
+    with pytest.raises(ValueError, match=r"temperature=7\.0 is read by qk_norm alone"):
+        parsed("--temperature", "7")
 
 
 def test_without_options_the_run_is_the_papers():

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import nn
 
 import sagan_base.updates
-from sagan_base.checkpoint import checkpoint_files, load_checkpoint, read_checkpoint
+from sagan_base.checkpoint import checkpoint_files, checkpoint_path, load_checkpoint, read_checkpoint
+from sagan_base.config import AttentionConfig
 from sagan_base.distributed import Processes
 from sagan_base.health import COLLAPSED_STEPS, Health
 from sagan_base.run_log import read_metrics
@@ -256,6 +257,7 @@ def test_a_run_leaves_its_record_logs_samples_checkpoints_and_model(finished):
         "checkpoints/step_00000004.safetensors",
         "checkpoints/step_00000006.safetensors",
         "model.safetensors",
+        "best.safetensors",
     }
     assert len([n for n in names if n.startswith("tensorboard/events.out.tfevents")]) == 1
     assert seen == [3, 6]
@@ -487,6 +489,59 @@ def test_a_signal_finishes_the_step_writes_a_checkpoint_and_says_how_to_go_on(
     assert signal.getsignal(number) == before
     monkeypatch.undo()
     assert train(config, tiny_data, tmp_path, progress=False).resumed_from == 3
+
+
+def test_the_networks_of_the_lowest_distance_are_kept_and_a_resumed_run_remembers_it(tiny_config, tiny_data, tmp_path):
+    distances = {2: 5.0, 4: 3.0, 6: 4.0, 8: 3.5}
+    config = tiny_config(steps=8, metrics_every=2, checkpoint_every=2, keep_checkpoints=9)
+
+    def evaluate(generator, step):
+        return {"FD (anything)": distances[step], "recall": 1.0}
+
+    for steps in (6, 8):
+        train(replace(config, training=replace(config.training, steps=steps)), tiny_data, tmp_path, evaluate, False)
+        best = read_checkpoint(tmp_path / "best.safetensors")
+        assert best.info["best"] == {"step": 4, "distance": 3.0}
+    at_four = read_checkpoint(checkpoint_path(tmp_path / "checkpoints", 4))
+    assert best.part("ema").keys() == at_four.part("ema").keys()
+    assert all(torch.equal(value, at_four.part("ema")[name]) for name, value in best.part("ema").items())
+    load_checkpoint(tmp_path / "best.safetensors")
+
+
+def test_temperatures_learn_at_their_own_rate(tiny_config, tiny_data):
+    config = tiny_config(temperature_lr_factor=7.0)
+    config = replace(config, model=replace(config.model, attention=AttentionConfig("ltr", 2, qk_norm=True)))
+    updates = updates_of(config, tiny_data)
+    for network, optimizer in (
+        (updates.generator, updates.generator_optimizer),
+        (updates.discriminator, updates.discriminator_optimizer),
+    ):
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        assert len(rates) == len(list(network.parameters()))
+        (layer,) = network.attention_layers().values()
+        assert rates[id(layer.log_temperature)] == pytest.approx(7 * rates[id(layer.gain)])
+
+
+def test_bfloat16_on_a_processor_without_it_is_said_once(tiny_config, tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sagan_base.training.slow_bfloat16", lambda device: True)
+    train(tiny_config(steps=2, precision="bfloat16"), tiny_data, tmp_path, progress=False)
+    assert capsys.readouterr().out.count("no bfloat16 arithmetic") == 1
+    train(tiny_config(steps=2), tiny_data, tmp_path / "other", progress=False)
+    assert "bfloat16" not in capsys.readouterr().out
+
+
+def test_a_few_hundred_steps_in_bfloat16_learn_what_those_in_float32_learn(tiny_config, tiny_data, tmp_path):
+    """Not the same numbers: the same course. Means over the second half of each run, on the same draws."""
+    means = {}
+    for precision in ("float32", "bfloat16"):
+        result = train(tiny_config(steps=300, precision=precision, log_every=150), tiny_data, tmp_path / precision,
+                       progress=False)  # fmt: skip
+        last = read_metrics(result.out)[-1]
+        gap = last["discriminator_real"] - last["discriminator_fake"]
+        means[precision] = torch.tensor([last["discriminator_loss"], gap])  # each logit alone wanders
+        assert all(p.dtype == torch.float32 for p in result.generator.parameters())
+    torch.testing.assert_close(means["bfloat16"], means["float32"], atol=0.1, rtol=0.15)
+    assert not torch.equal(means["bfloat16"], means["float32"])
 
 
 def test_steps_survive_an_evaluation_that_fails(tiny_config, tiny_data, tmp_path):

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 
+import ylg
 from ylg import SparseAttention2d, head_masks, step_masks
 from ylg.backends.tiles.layout import tile_layout
 
@@ -231,3 +232,64 @@ def test_in_sequence_the_first_step_asks_with_max_pooled_queries():
         mixed.append((q @ k.mT).masked_fill(~second, float("-inf")).softmax(-1) @ v)
     merged = torch.stack(mixed, 1).permute(0, 3, 1, 2).flatten(1, 2).unflatten(2, (8, 8))
     torch.testing.assert_close(block(x), x + block.gain * block.output(merged))
+
+
+@pytest.mark.parametrize("mode", ["parallel", "sequential"])
+def test_qk_norm_asks_with_unit_vectors_times_a_temperature_of_each_head(mode):
+    """Written out densely, in float64; keys are pooled first, and so are the queries of the first of two steps."""
+    x = images()
+    block = layer(pattern="ltr", mode=mode, num_heads=4, qk_channels=12, qk_norm=True, temperature=3).double()
+    with torch.no_grad():
+        block.log_temperature += torch.linspace(-1, 1, 4)
+        block.query.weight *= 30  # far from the constant that stands beside the length
+        block.key.weight *= 30
+    temperature = 3 * torch.linspace(-1, 1, 4, dtype=torch.float64).exp()
+
+    def heads(conv, pool):
+        maps = torch.nn.functional.max_pool2d(conv(x), pool)
+        return maps.unflatten(1, (4, -1)).flatten(3).mT
+
+    def probabilities(queries, masks):
+        unit = [v / v.norm(dim=-1, keepdim=True) for v in (queries, heads(block.key, 2))]
+        scores = temperature[:, None, None] * (unit[0] @ unit[1].mT)
+        return scores.masked_fill(~masks, -torch.inf).softmax(-1)
+
+    fine = head_masks("ltr", (8, 8), (4, 4), 4)
+    expected = probabilities(heads(block.query, 1), fine)
+    if mode == "sequential":
+        steps = step_masks("ltr", 16)
+        cells = ylg.grid_order(4, 4).argsort()
+        first = steps[0][cells][:, cells].expand(4, -1, -1)
+        last = probabilities(heads(block.query, 1), fine[[1, 1, 3, 3]])
+        expected = last @ probabilities(heads(block.query, 2), first)
+    torch.testing.assert_close(block(x, return_attention=True)[1], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_without_qk_norm_nothing_is_added_to_a_layers_state():
+    assert "log_temperature" not in layer().state_dict()
+    assert layer(qk_norm=True).state_dict()["log_temperature"].exp().tolist() == pytest.approx([4.0] * 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_vectors_of_length_zero_have_a_finite_gradient_under_qk_norm(dtype):
+    block = layer(qk_norm=True).to(dtype)
+    x = torch.zeros(1, 16, 8, 8, dtype=dtype, requires_grad=True)
+    block(x).square().sum().backward()
+    assert x.grad.isfinite().all() and block.query.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    with pytest.raises(ValueError, match=r"temperature=.* must be a positive number"):
+        layer(qk_norm=True, temperature=temperature)
+
+
+def test_qk_norm_is_the_same_on_every_backend_and_its_temperature_learns():
+    gradients = []
+    for backend in ("tiles", "reference", "triton"):
+        block = layer(qk_norm=True, backend=backend)
+        block(images().float()).square().sum().backward()
+        gradients.append(block.log_temperature.grad)
+    assert gradients[0].abs().min() > 1e-6
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0], atol=1e-4, rtol=1e-4)
