@@ -27,8 +27,6 @@ ablation: $(STAMP)
 	$(VENV)/bin/python ablations/run.py --pattern ltr_rtl --esa
 
 results: $(STAMP)
-	for runs in $(filter-out ablations/results/digits/,$(wildcard ablations/results/*/)); do $(VENV)/bin/python ablations/report.py $$runs || exit 1; done
-	$(VENV)/bin/python ablations/report.py --readme README.md
 	$(VENV)/bin/python results.py
 
 figures: $(STAMP)

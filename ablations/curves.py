@@ -5,7 +5,8 @@ Drawn as SVG text, so that the report stays sharp and needs no file beside it.
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import cycle
 
 import matplotlib
 import numpy as np
@@ -20,7 +21,12 @@ from matplotlib.figure import Figure
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 
 Points = list[tuple[int, float]]
-CurveOf = Callable[[Record], Points]
+Runs = list[Record]  # of one row
+
+
+def curve(record: Record, name: str) -> Points:
+    """(step, value) of a metric, or of the size of a gain, whose sign is free."""
+    return [(step, abs(value) if name.startswith("gain/") else value) for step, value in record.curve(name)]
 
 
 def band(curves: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -34,62 +40,57 @@ def band(curves: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     return np.array(common), values.mean(axis=1), values.min(axis=1), values.max(axis=1)
 
 
-def overlaid(groups: dict[str, list[Record]], panels: dict[str, CurveOf], log: bool = True) -> str:
-    """One panel a metric, all rows in each; ``groups`` maps a row's title to its runs."""
-    figure = Figure(figsize=(5.2 * len(panels), 3.9), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (label, curve_of) in zip(axes, panels.items(), strict=True):
-        for (title, records), colour in zip(groups.items(), _cycle(COLOURS), strict=False):
-            _draw(axis, [curve_of(record) for record in records], colour, title)
-        _finish(axis, label, log and label.startswith("F"))
+def overlaid(rows: list[Runs], names: list[str]) -> str:
+    """One panel a name of a metric or gain, all rows in each."""
+    figure = Figure(figsize=(5.2 * len(names), 3.9), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    for axis, name in zip(axes, names, strict=True):
+        for runs, colour in zip(rows, cycle(COLOURS), strict=False):
+            _draw(axis, runs, name, colour)
+        _finish(axis, name)
     if axes[0].get_legend_handles_labels()[0]:
-        axes[0].legend(fontsize=8, frameon=False)
+        for title in axes[0].legend(fontsize=8, frameon=False).get_texts():
+            title.set_parse_math(False)
     return _svg(figure)
 
 
-def small_multiples(
-    groups: dict[str, list[Record]], reference: tuple[str, list[Record]], label: str, curve_of: CurveOf
-) -> str:
+def small_multiples(rows: list[Runs], reference: Runs, name: str) -> str:
     """One small panel a row, each with the reference row in grey behind it; many lines in one panel cannot be read."""
-    columns = min(4, len(groups))
-    lines = -(-len(groups) // columns)
+    columns = min(4, len(rows))
+    lines = -(-len(rows) // columns)
     figure = Figure(figsize=(2.8 * columns, 2.3 * lines + 0.3), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-    for axis in axes.flat[len(groups) :]:
+    for axis in axes.flat[len(rows) :]:
         axis.set_visible(False)
-    for axis, (title, records) in zip(axes.flat, groups.items(), strict=False):
-        _draw(axis, [curve_of(record) for record in reference[1]], "#999999", reference[0])
-        _draw(axis, [curve_of(record) for record in records], COLOURS[2], title)
-        _finish(axis, "", label.startswith("F"))
-        axis.set_title(title, fontsize=9)
-    figure.supylabel(label, fontsize=9)
+    for axis, runs in zip(axes.flat, rows, strict=False):
+        _draw(axis, reference, name, "#999999")
+        _draw(axis, runs, name, COLOURS[2])
+        _finish(axis, name)
+        axis.set_ylabel("")
+        axis.set_title(runs[0].title, fontsize=9, parse_math=False)
+    figure.supylabel(name, fontsize=9, parse_math=False)
     return _svg(figure)
 
 
-def _draw(axis: Axes, curves: list[Points], colour: str, title: str) -> None:
-    curves = [points for points in curves if points]
+def _draw(axis: Axes, runs: Runs, name: str, colour: str) -> None:
+    curves = [points for points in (curve(record, name) for record in runs) if points]
     if not curves:
         return
     steps, mean, low, high = band(curves)
-    axis.plot(steps, mean, color=colour, linewidth=1.6, label=title, marker="o" if len(steps) == 1 else None)
+    axis.plot(steps, mean, color=colour, linewidth=1.6, label=runs[0].title, marker="o" if len(steps) == 1 else None)
     if len(curves) > 1:
         axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _finish(axis: Axes, label: str, log: bool) -> None:
-    if log:
+def _finish(axis: Axes, name: str) -> None:
+    if name.startswith("F"):  # a Fréchet distance falls by orders of magnitude
         axis.set_yscale("log")
     axis.set_xlabel("step", fontsize=9)
-    axis.set_ylabel(label, fontsize=9)
+    label = f"gain size, {name.removeprefix('gain/')}" if name.startswith("gain/") else name
+    axis.set_ylabel(label, fontsize=9, parse_math=False)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.25, linewidth=0.5)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-
-
-def _cycle(colours: Sequence[str]):
-    while True:
-        yield from colours
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _svg(figure: Figure) -> str:

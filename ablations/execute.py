@@ -13,15 +13,15 @@ from ablations.experiment import Experiment
 from ablations.records import Record, read_record, write_record
 from ablations.sizes import parameter_counts
 from sagan_base.checkpoint import build_networks
-from sagan_base.config import RunConfig
+from sagan_base.config import RunConfig, from_dict
 from sagan_base.data import ImageData
 from sagan_base.distributed import Processes
-from sagan_base.files import atomic_write
+from sagan_base.files import write_json
 from sagan_base.generator import Generator
 from sagan_base.metrics.class_accuracy import class_accuracy
 from sagan_base.metrics.evaluate import Evaluation, evaluate
 from sagan_base.network import attention_off
-from sagan_base.provenance import provenance
+from sagan_base.provenance import Provenance, provenance
 from sagan_base.run_log import read_metrics
 from sagan_base.training import TrainResult, train
 
@@ -91,9 +91,9 @@ def run_experiment(
 def finished(experiment: Experiment, data: ImageData, out: Path, place: Processes) -> Record | None:
     """The record of this very run where it is finished, else None; the same in every process."""
     record = read_record(out / experiment.name) if place.is_first else None
-    if record is not None and record.config_hash != experiment.config(data).config_hash():
+    if record is not None and record.config.config_hash() != experiment.config(data).config_hash():
         record = None  # the same run with fewer steps: it goes on
-    if record is not None and record.setting != experiment.setting.to_dict(data):
+    if record is not None and record.setting != experiment.setting.conditions(data):
         record = None  # trained, but measured in other features: it is measured again
     return place.from_first(record)
 
@@ -120,9 +120,7 @@ def _initial_metrics(
             print(f"{path} is not whole ({error}): measured again")
     generator, _ = build_networks(config)
     metrics = measure(generator.to(place.device), data, num_samples, progress).values
-    with atomic_write(path) as temporary:
-        kept = {"features": list(measure.features), "metrics": metrics}
-        temporary.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    write_json(path, {"features": list(measure.features), "metrics": metrics})
     return metrics
 
 
@@ -158,9 +156,8 @@ def _measured(
         row=row.name,
         title=row.title,
         seed=experiment.seed,
-        config=config.to_dict(),
-        config_hash=config.config_hash(),
-        setting=experiment.setting.to_dict(data),
+        config=config,
+        setting=experiment.setting.conditions(data),
         metrics=evaluation.values,
         initial=initial,
         class_accuracy=class_accuracy(generator, data, seed=SAMPLE_SEED) if judged else None,
@@ -168,12 +165,8 @@ def _measured(
         file_bytes=result.model.stat().st_size,
         seconds=result.seconds,
         images_per_second=result.images_per_second,
-        attention_gains={
-            key.removeprefix("gain/").replace(".attention.", " "): value
-            for key, value in logged.items()
-            if key.startswith("gain/")
-        },
-        provenance=provenance(experiment.seed),
+        gains={key: value for key, value in logged.items() if key.startswith("gain/")},
         attention_off=off,
+        provenance=from_dict(Provenance, provenance(experiment.seed)),
         folder=folder,
     )

@@ -1,17 +1,30 @@
 """Experiments: a row under a setting with a seed, and the run that makes.
 
-A setting is what all rows of one table share. Two runs can stand in one table only if their settings are equal;
-records.py checks that before anything is trained or drawn.
+A setting is what all rows of one table share. With its data it comes to conditions, which the record of a run holds:
+two runs can stand in one table only if theirs are equal. records.py checks that before anything is trained or drawn.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ablations.presets import Preset
 from ablations.rows import Row
 from sagan_base.config import ModelConfig, RunConfig, TrainConfig
 from sagan_base.data import ImageData
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What makes runs comparable. The preset goes by name, the data by name and content, not by its path."""
+
+    preset: str
+    recipe: str
+    data: str
+    data_fingerprint: str
+    resolution: int
+    steps: int
+    features: tuple[str, ...]
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -24,18 +37,13 @@ class Setting:
     steps: int
     features: tuple[str, ...]
 
-    def to_dict(self, data: ImageData) -> dict[str, Any]:
-        """Plain JSON, equal for runs that can be compared. The data goes by name and content, not by its path."""
-        return {
-            "preset": self.preset.name,
-            "recipe": self.recipe,
-            "data": data.name,
-            "data_fingerprint": data.fingerprint,
-            "resolution": self.preset.model.resolution,
-            "steps": self.steps,
-            "features": list(self.features),
-            "samples": self.preset.final_samples,
-        }
+    def conditions(self, data: ImageData) -> Conditions:
+        """What this setting comes to with the data loaded."""
+        preset = self.preset
+        resolution, samples = preset.model.resolution, preset.final_samples
+        return Conditions(
+            preset.name, self.recipe, data.name, data.fingerprint, resolution, self.steps, self.features, samples
+        )
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,9 @@ The differences themselves come from bootstrap.py. The table compares each row w
 compare any two.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import pandas as pd
-
 from ablations.bootstrap import Difference
-from ablations.records import Record
 from ablations.rows import ROWS
 
 
@@ -72,21 +68,15 @@ QUESTIONS: tuple[Question, ...] = (
 )
 
 
-COLUMNS = ("question", "row", "against", "difference", "low", "high", "seeds", "verdict", "answer")
-
-
-def answers(records: list[Record], compared: Mapping[tuple[str, str], Difference]) -> pd.DataFrame:
-    """One line a pair that was compared, in the order of ``QUESTIONS``; ``answer`` says it as a sentence."""
-    lines = []
+def answers(differences: dict[tuple[str, str], Difference], key: str) -> list[tuple[Question, list[str]]]:
+    """Each question that was answered, with a sentence for each of its pairs; ``key`` names the distance."""
+    found = []
     for question in QUESTIONS:
-        for row, other in question.pairs:
-            if (difference := compared.get((row, other))) is not None:
-                line = {"question": question.text, "row": row, "against": other}
-                line |= {"difference": difference.estimate, "low": difference.low, "high": difference.high}
-                line |= {"seeds": difference.seeds, "verdict": difference.verdict}
-                key = records[0].distance_key
-                lines.append(line | {"answer": sentence(ROWS[row].title, ROWS[other].title, key, difference)})
-    return pd.DataFrame(lines, columns=COLUMNS)
+        pairs = [pair for pair in question.pairs if pair in differences]
+        if pairs:
+            sentences = [sentence(ROWS[a].title, ROWS[b].title, key, differences[a, b]) for a, b in pairs]
+            found.append((question, sentences))
+    return found
 
 
 def sentence(row: str, other: str, distance_key: str, difference: Difference) -> str:

@@ -6,17 +6,20 @@ finished when its ``result.json`` is whole; a file that is not is renamed, never
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ablations.rows import ROWS
-from sagan_base.config import RunConfig
-from sagan_base.files import atomic_write
+from ablations.experiment import Conditions
+from ablations.rows import ROWS, Row
+from sagan_base.config import RunConfig, from_dict
+from sagan_base.files import write_json
+from sagan_base.provenance import Provenance
 from sagan_base.run_log import read_metrics
 
 RESULT = "result.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -24,23 +27,24 @@ class Record:
     """The result of one finished run, as ``result.json`` holds it.
 
     Attributes:
-        setting: ``Setting.to_dict``; equal for runs that can be compared.
+        row, title: of the row; the name is a key of ``ROWS`` unless the row was asked for on a command line.
+        setting: equal for runs that can be compared.
         metrics: final evaluation of the EMA generator, keys labelled with their features.
         initial: the same metrics of the untrained generator.
         class_accuracy: share of samples that an SVM trained on the real images gives the class asked for.
         parameters: of "generator" and "discriminator".
         file_bytes: size of the exported model.
         seconds: of training, over all its continuations, without the evaluations.
-        attention_gains: residual gain of each attention layer at the end.
+        gains: residual gain of each attention layer at the end, named as in ``metrics.jsonl``.
         attention_off: metrics of the same generator and samples with its gains set to 0; empty without attention.
+        folder: where it lies.
     """
 
     row: str
     title: str
     seed: int
-    config: dict[str, Any]
-    config_hash: str
-    setting: dict[str, Any]
+    config: RunConfig
+    setting: Conditions
     metrics: dict[str, float]
     initial: dict[str, float]
     class_accuracy: float | None
@@ -48,21 +52,37 @@ class Record:
     file_bytes: int
     seconds: float
     images_per_second: float
-    attention_gains: dict[str, float]
-    provenance: dict[str, Any]
-    attention_off: dict[str, float] = field(default_factory=dict)
-    format: int = FORMAT
+    gains: dict[str, float]
+    attention_off: dict[str, float]
+    provenance: Provenance
     folder: Path = field(default=Path(), compare=False)
 
     @property
     def distance_key(self) -> str:
         """The first Fréchet distance measured: "FID" for Inception's features, else "FD (... features)"."""
-        return next(key for key in self.metrics if key == "FID" or key.startswith("FD "))
+        return self._leading("FID", "FD ")
 
     @property
     def score_key(self) -> str:
         """The Inception Score, or what is computed like it in other features."""
-        return next(key for key in self.metrics if key == "IS" or key.startswith("IS-style"))
+        return self._leading("IS", "IS-style")
+
+    def _leading(self, name: str, style: str) -> str:
+        for key in self.metrics:
+            if key == name or key.startswith(style):
+                return key
+        raise ValueError(f"no metric of {self.row} is called {name}, or {style.strip()} in other features")
+
+    @property
+    def distance(self) -> float:
+        """The metric that leads every table."""
+        return self.metrics[self.distance_key]
+
+    @property
+    def of_row(self) -> Row:
+        """The row as rows.py has it, or as far as a record tells it."""
+        attention = self.config.model.attention
+        return ROWS.get(self.row) or Row(self.row, self.title, kind="asked", attention=attention, same_size_as=None)
 
     def curve(self, key: str) -> list[tuple[int, float]]:
         """(step, value) of one metric during training, from ``metrics.jsonl``."""
@@ -70,16 +90,28 @@ class Record:
 
     def best(self) -> tuple[float, int]:
         """Lowest Fréchet distance on the curve and its step; the final value where no curve was measured."""
-        points = self.curve(self.distance_key) or [(self.setting["steps"], self.metrics[self.distance_key])]
+        points = self.curve(self.distance_key) or [(self.setting.steps, self.distance)]
         step, value = min(points, key=lambda point: (point[1], point[0]))
         return value, step
+
+    def file(self, name: str) -> Path | None:
+        """A file of the run's own; None where it is missing, or a link, which may lead to what is none of the run's."""
+        path = self.folder / name
+        return path if path.is_file() and not path.is_symlink() else None
+
+
+def by_row(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Row name -> its runs, in the order given."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.row, []).append(record)
+    return groups
 
 
 def write_record(record: Record) -> None:
     values = asdict(record)
     folder = values.pop("folder")
-    with atomic_write(folder / RESULT) as path:
-        path.write_text(json.dumps(values, indent=1) + "\n")
+    write_json(folder / RESULT, {"format": FORMAT, **values})
 
 
 def read_record(folder: Path) -> Record | None:
@@ -92,21 +124,26 @@ def read_record(folder: Path) -> Record | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise ValueError(f"format {values.get('format') if isinstance(values, dict) else values!r}, not {FORMAT}")
-        record = Record(**values, folder=folder)
-        config = RunConfig.from_dict(record.config)
-        if config.config_hash() != record.config_hash:
-            raise ValueError(f"its configuration does not hash to {record.config_hash}")
-        if not all(math.isfinite(record.metrics[key]) for key in (record.distance_key, record.score_key)):
-            raise ValueError("a metric is not a number")
-    except (ValueError, TypeError, KeyError, StopIteration, AttributeError) as error:
+        return replace(_parsed(json.loads(path.read_text(encoding="utf-8"))), folder=folder)
+    except (ValueError, RecursionError) as error:
         aside = _free_name(path)
         path.rename(aside)
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split())
         print(f"set aside {path} as {aside.name}: not a whole result ({reason}); the run counts as unfinished")
         return None
+
+
+def _parsed(values: Any) -> Record:
+    """Raises ValueError where these are not the values of one finished run."""
+    found = values.pop("format", None) if isinstance(values, dict) else values
+    if found != FORMAT:
+        raise ValueError(f"format {found!r}, not {FORMAT}")
+    record = from_dict(Record, values)
+    if (record.seed, record.setting.steps) != (record.config.training.seed, record.config.training.steps):
+        raise ValueError("its configuration is of another seed or number of steps")
+    for metrics in (record.metrics, record.initial):
+        if not all(math.isfinite(metrics.get(key, math.nan)) for key in (record.distance_key, record.score_key)):
+            raise ValueError("a metric is not a number")
     return record
 
 
@@ -128,7 +165,7 @@ def read_records(root: Path) -> tuple[list[Record], list[Path]]:
         first = finished.setdefault((record.row, record.seed), record)
         if first is record:
             continue
-        if first.config_hash != record.config_hash or first.metrics != record.metrics:
+        if (first.config.config_hash(), first.metrics) != (record.config.config_hash(), record.metrics):
             raise ValueError(
                 f"{first.folder} and {folder} are different runs of row {record.row!r}, seed {record.seed}; "
                 f"move one of them out of {root}"
@@ -140,7 +177,7 @@ def read_records(root: Path) -> tuple[list[Record], list[Path]]:
     return records, unfinished
 
 
-def require_runs_belong(root: Path, wanted: set[str], setting: dict[str, Any]) -> None:
+def require_runs_belong(root: Path, wanted: set[str], setting: Conditions) -> None:
     """Refuse a folder whose other finished runs were made under another setting, before more are added to it.
 
     Args:
@@ -154,13 +191,13 @@ def require_runs_belong(root: Path, wanted: set[str], setting: dict[str, Any]) -
             require_same_setting(record.setting, setting, path.parent, "this command")
 
 
-def require_same_setting(first: dict[str, Any], second: dict[str, Any], first_name: Any, second_name: Any) -> None:
+def require_same_setting(first: Conditions, second: Conditions, first_name: Any, second_name: Any) -> None:
     """Raises ValueError naming what differs between two settings."""
-    differing = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+    pairs = {f.name: (getattr(first, f.name), getattr(second, f.name)) for f in fields(Conditions)}
+    differing = [f"{name} {_short(a)} against {_short(b)}" for name, (a, b) in pairs.items() if a != b]
     if differing:
-        text = ", ".join(f"{key} {_short(first.get(key))} against {_short(second.get(key))}" for key in differing)
         raise ValueError(
-            f"{first_name} and {second_name} cannot stand in one table: {text}; "
+            f"{first_name} and {second_name} cannot stand in one table: {', '.join(differing)}; "
             "give each setting its own folder with --out"
         )
 

@@ -1,10 +1,10 @@
-"""Turn the runs of an ablation into its report: tables as CSV, Markdown and LaTeX, and one HTML page.
+"""Turn the runs of an ablation into its report: one HTML page, and the table as CSV and LaTeX.
 
-    python ablations/report.py runs/ablation              tables and page from these runs
+    python ablations/report.py runs/ablation              page and tables from these runs
     python ablations/report.py --readme README.md         also bring the README's results section up to date
     python ablations/report.py runs/ablation --collect ablations/results/digits     keep the small files only
 
-Everything is computed anew from the run folders. Without a folder, the shipped results are used.
+Everything is computed anew from the run folders. Without a folder, the results in the repository are used.
 """
 
 import argparse
@@ -12,29 +12,28 @@ import shutil
 import sys
 from pathlib import Path
 
-import pandas as pd
-
 from ablations.bootstrap import FEATURES
-from ablations.page import page, setting_text, table_note
-from ablations.published import ASTERISK
-from ablations.questions import QUESTIONS, answers
+from ablations.page import page
+from ablations.paper import ASTERISK
 from ablations.records import RESULT, Record, read_records
 from ablations.rows import PAPER_ROWS, ROWS
-from ablations.summary import compare, dense_pairs, readable, summarise
-from ablations.table import markdown
+from ablations.summary import Summary, summarise
 from sagan_base.cli import usage_errors, writable_folder
-from sagan_base.files import atomic_write
+from sagan_base.files import atomic_write, write_text
+from sagan_base.tables import csv, latex, markdown, text
 
 SHIPPED = Path(__file__).resolve().parent / "results" / "digits"
 SMALL_FILES = (RESULT, "config.json", "initial.json", "metrics.jsonl", "samples.png", FEATURES)
 BEGIN, END = "<!-- ablation results: begin -->", "<!-- ablation results: end -->"
+# Columns that the page and the CSV have, and a narrower place has not.
+NOT_IN_LATEX = ("gain sizes", "parameters", "file MB", "minutes", "images/s")
+NOT_IN_README = ("best @ step", "attention off", "gain sizes", "file MB", "images/s")
+NOT_IN_TERMINAL = ("best @ step", "paper IS", *NOT_IN_LATEX, "attention off")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "runs", nargs="?", type=Path, default=SHIPPED, help="folder of runs (default: the shipped ones)"
-    )
+    parser.add_argument("runs", nargs="?", type=Path, help="folder of runs (default: those in the repository)")
     parser.add_argument("--out", type=Path, help="where the report goes (default: the folder of runs)")
     parser.add_argument("--baseline", default="sagan", help="the row that others are compared with (default: sagan)")
     parser.add_argument("--resamples", type=int, default=500, help="bootstrap resamples (default: 500)")
@@ -42,29 +41,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--collect", type=Path, metavar="DIR", help="copy the runs' small files to DIR, and stop")
     options = parser.parse_args(argv)
     with usage_errors():
-        records = checked_records(options.runs, options.baseline, options.resamples)
+        if options.runs is None and not SHIPPED.is_dir():
+            raise ValueError("no results lie beside this installation; give a folder of runs, the --out of run.py")
+        runs = options.runs or SHIPPED
+        records = checked_records(runs, options.baseline, options.resamples)
         if options.readme:
             readme_parts(options.readme)
-        out = options.collect or options.out or options.runs
+        out = options.collect or options.out or runs
         writable_folder("--collect" if options.collect else "--out", out)
     if options.collect:
         collect(records, out)
         print(f"{len(records)} runs collected in {out}")
         return 0
-    dense = dense_pairs(records, options.baseline)
-    pairs = dense + [pair for question in QUESTIONS for pair in question.pairs]
-    found = compare(records, pairs, options.resamples, progress=sys.stderr.isatty())
-    compared = {row: (other, found[row, other]) for row, other in dense if (row, other) in found}
-    answered = answers(records, found)
-    summary = summarise(records, compared)
-    first = records[0]
-    text = readable(summary, first.distance_key, first.score_key)
-    write_report(out, summary, text, answered, page(records, text, compared, answered), records)
+    summary = summarise(records, options.baseline, options.resamples)
+    write_report(summary, out)
     if options.readme:
-        update_readme(options.readme, records, text)
+        update_readme(options.readme, summary)
         print(f"updated: {options.readme}")
-    print(markdown(text[[column for column in text.columns if column not in ("gain sizes", "file MB", "images/s")]]))
-    print(f"\n{setting_text(records)}\n\nwritten: {', '.join(str(out / name) for name in FILES)}")
+    print(text(summary.table.drop(columns=list(NOT_IN_TERMINAL))))
+    print(f"\n{summary.setting}\n\nwritten: {', '.join(str(out / name) for name in FILES)}")
     return 0
 
 
@@ -84,63 +79,22 @@ def checked_records(runs: Path, baseline: str, resamples: int) -> list[Record]:
     return records
 
 
-FILES = ("report.csv", "report.md", "report.tex", "report.html", "questions.csv")
+FILES = ("report.csv", "report.tex", "report.html")
 
 
-def write_report(
-    out: Path, summary: pd.DataFrame, text: pd.DataFrame, answered: pd.DataFrame, html: str, records: list[Record]
-) -> None:
-    """The CSV files in full precision; ``report.md``, ``report.tex`` and ``report.html`` for reading."""
-    caption = table_note(records, text.columns).replace("* not", r"\* not")
-    contents = (
-        summary.to_csv(index=False),
-        f"{markdown(text)}\n\n{setting_text(records)}.\n\n{caption}\n",
-        latex(text, records),
-        html,
-        answered.to_csv(index=False),
-    )
-    for name, content in zip(FILES, contents, strict=True):
-        with atomic_write(out / name) as path:
-            path.write_text(content, encoding="utf-8")
-
-
-def latex(text: pd.DataFrame, records: list[Record]) -> str:
-    """A booktabs table for a paper; needs ``\\usepackage{booktabs,graphicx}``."""
-    columns = [c for c in text.columns if c not in ("gain sizes", "parameters", "file MB", "minutes", "images/s")]
-    lines = [" & ".join(_escape(column) for column in columns)]
-    lines += [" & ".join(_escape(str(value)) for value in line) for line in text[columns].itertuples(index=False)]
-    rows = [f"{line} \\\\" for line in lines]
-    return "\n".join(
-        [
-            f"% {setting_text(records)}",
-            r"\begin{table}\centering",
-            r"\resizebox{\linewidth}{!}{%",
-            rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
-            r"\toprule",
-            rows[0],
-            r"\midrule",
-            *rows[1:],
-            r"\bottomrule",
-            r"\end{tabular}}",
-            rf"\caption{{{_escape(setting_text(records))}. {_escape(table_note(records, columns))}}}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def _escape(text: str) -> str:
-    for plain, command in (("\\", r"\textbackslash "), ("%", r"\%"), ("&", r"\&"), ("_", r"\_"), ("#", r"\#")):
-        text = text.replace(plain, command)
-    return text.replace("±", r"$\pm$").replace("Fréchet", r"Fr\'echet")
+def write_report(summary: Summary, out: Path) -> None:
+    """The figures as rounded numbers for programs, the table for a paper, and the page."""
+    table = summary.table.drop(columns=list(NOT_IN_LATEX))
+    caption = f"{summary.setting}. {summary.note(list(table))}"
+    for name, content in zip(FILES, (csv(summary.figures), latex(table, caption), page(summary)), strict=True):
+        write_text(out / name, content)
 
 
 def collect(records: list[Record], to: Path) -> None:
     """Copy what a report needs of each run: everything but checkpoints, models and event files."""
     for record in records:
         for name in SMALL_FILES:
-            source = record.folder / name
-            if source.is_file():
+            if (source := record.file(name)) is not None:
                 with atomic_write(to / record.folder.name / name) as path:
                     shutil.copyfile(source, path)
 
@@ -157,34 +111,26 @@ def readme_parts(readme: Path) -> tuple[str, str]:
     return text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
 
 
-def _what_is(distance_key: str) -> str:
-    if distance_key == "FID":
-        return "FID is that of Inception's features, as in the paper."
-    features = distance_key.removeprefix("FD (").removesuffix(")")
-    return f"{distance_key} is the Fréchet distance in features of the {features}: not the paper's FID."
-
-
-def update_readme(readme: Path, records: list[Record], text: pd.DataFrame) -> None:
+def update_readme(readme: Path, summary: Summary) -> None:
+    """Replace the results section: the paper's rows, or all where none of those was run."""
     before, after = readme_parts(readme)
-    columns = [
-        c for c in text.columns if c not in ("best @ step", "attention off", "gain sizes", "file MB", "images/s")
-    ]
-    first = records[0]
-    in_paper = text["row"].isin([row.title for row in PAPER_ROWS])
-    shown = text[in_paper] if in_paper.any() else text
-    section = [
-        BEGIN,
-        f"{setting_text(records)}. {_what_is(first.distance_key)}",
-        "",
-        markdown(shown[columns]),
-        "",
+    table = summary.table.drop(columns=list(NOT_IN_README))
+    in_paper = table["row"].isin([row.title for row in PAPER_ROWS])
+    shown = table[in_paper] if in_paper.any() else table
+    key = summary.records[0].distance_key
+    what = (
+        "FID is that of Inception's features, as in the paper."
+        if key == "FID"
+        else f"{key} is the Fréchet distance in features of the {key[4:-1]}: not the paper's FID."
+    )
+    parts = [
+        f"{BEGIN}\n{summary.setting}. {what}",
+        markdown(shown),
         "Mean ± sample standard deviation over n seeds; intervals by a paired bootstrap over seeds and samples, "
-        "widened to Student's t over the seeds. " + ASTERISK,
-        *["", f"Further rows in the report: {len(text) - len(shown)}."] * (len(shown) < len(text)),
-        END,
+        f"widened to Student's t over the seeds. \\{ASTERISK}",
+        *[f"Further rows in the report: {len(table) - len(shown)}."] * (len(shown) < len(table)),
     ]
-    with atomic_write(readme) as path:
-        path.write_text(before + "\n".join(section) + after, encoding="utf-8")
+    write_text(readme, before + "\n\n".join(parts) + f"\n{END}" + after)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """The rows of the ablation, as data: the question each answers, what it changes, what was found before.
 
-``PAPER_ROWS`` is the paper's Table 1; ``EXTENDED_ROWS`` ask what the paper left open. A row changes only what it
-names: everything else comes from the preset (presets.py). experiment.py turns a row, a preset and a seed into a run.
+A row changes only what it names: everything else comes from the preset (presets.py). experiment.py turns a row, a
+preset and a seed into a run; paper.py has the published figures.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from ablations.published import PUBLISHED, Published
 from sagan_base.config import AttentionConfig
 
 
@@ -31,6 +30,8 @@ class Row:
         name: how commands and folders call it.
         title: how the table calls it.
         question: what the row is there to answer.
+        kind: "paper", a line of the paper's Table 1; "extended", what the paper left open; "asked", a combination that
+            a command line asked for and that no row here is.
         attention: None for a network without attention.
         attention_scale: the attention sits at this many times the preset's side, where such a map exists.
         recipe: name in ``sagan_base.config.RECIPES``; None takes the one the command asked for.
@@ -42,7 +43,8 @@ class Row:
 
     name: str
     title: str
-    question: str
+    question: str = "asked for on the command line"
+    kind: Literal["paper", "extended", "asked"] = "extended"
     attention: AttentionConfig | None = field(default_factory=lambda: attention("ltr_rtl", "manhattan"))
     attention_scale: int = 1
     recipe: str | None = None
@@ -51,16 +53,13 @@ class Row:
     dense_row: str = "sagan"
     found: str = "nothing published"
 
-    @property
-    def published(self) -> Published | None:
-        return PUBLISHED.get(self.name)
 
-
-PAPER_ROWS: tuple[Row, ...] = (
+ALL: tuple[Row, ...] = (
     Row(
         "sagan",
         "SAGAN",
         "the baseline: one dense head",
+        "paper",
         attention("dense", num_heads=1),
         same_size_as=None,
         found="FID 18.65 (Zhang et al.; repeated in the paper)",
@@ -69,6 +68,7 @@ PAPER_ROWS: tuple[Row, ...] = (
         "sagan_8",
         "SAGAN, 8 heads",
         "are several dense heads enough?",
+        "paper",
         attention("dense"),
         found="no: worse than one head",
     ),
@@ -76,12 +76,14 @@ PAPER_ROWS: tuple[Row, ...] = (
         "ylg",
         "YLG-SAGAN",
         "do sparse two-step patterns, enumerated by distance, beat dense attention?",
+        "paper",
         found="yes: 18.65 to 15.94; the one independent replication saw no gain",
     ),
     Row(
         "ylg_no_esa",
         "YLG, no ESA",
         "does the 2-D enumeration matter?",
+        "paper",
         attention("ltr_rtl", "raster"),
         found="yes: 1.53 FID worse than with ESA, still better than dense",
     ),
@@ -89,17 +91,15 @@ PAPER_ROWS: tuple[Row, ...] = (
         "ylg_strided",
         "YLG, strided",
         "does the pattern matter?",
+        "paper",
         attention("strided_original", "manhattan"),
         found="yes: a little worse than LTR + RTL",
     ),
-)
-
-EXTENDED_ROWS: tuple[Row, ...] = (
     Row(
         "no_attention",
         "no attention",
         "does any attention help?",
-        None,
+        attention=None,
         same_size_as=None,
         found="StudioGAN: SNGAN 28.39 beats its own SAGAN 51.82 on ImageNet 128",
     ),
@@ -107,7 +107,7 @@ EXTENDED_ROWS: tuple[Row, ...] = (
         "dcgan",
         "DCGAN",
         "how far is the network SAGAN is usually compared with?",
-        None,
+        attention=None,
         dcgan=True,
         same_size_as=None,
         found="far behind residual networks, nothing at equal size",
@@ -124,62 +124,62 @@ EXTENDED_ROWS: tuple[Row, ...] = (
         "ylg_pool",
         "YLG, alignment pool",
         "does it help that a query sees around its own place?",
-        attention("ltr_rtl", "manhattan", alignment="pool"),
+        attention=attention("ltr_rtl", "manhattan", alignment="pool"),
     ),
     Row(
         "ylg_tile",
         "YLG, alignment tile",
         "the alignment that the paper's text describes",
-        attention("ltr_rtl", "manhattan", alignment="tile"),
+        attention=attention("ltr_rtl", "manhattan", alignment="tile"),
     ),
     Row(
         "ylg_hilbert",
         "YLG, Hilbert order",
         "is a curve that keeps neighbours together better than ESA?",
-        attention("ltr_rtl", "hilbert"),
+        attention=attention("ltr_rtl", "hilbert"),
         found="no: the authors' repository has 17.07 after 1M steps",
     ),
     Row(
         "ylg_morton",
         "YLG, Morton order",
         "as Hilbert, with jumps",
-        attention("ltr_rtl", "morton"),
+        attention=attention("ltr_rtl", "morton"),
     ),
     Row(
         "ylg_snake",
         "YLG, snake order",
         "raster without the jump at each line's end",
-        attention("ltr_rtl", "snake"),
+        attention=attention("ltr_rtl", "snake"),
     ),
     Row(
         "ylg_sequential",
         "YLG, steps in sequence",
         "does full information within one layer help?",
-        attention("ltr_rtl", "manhattan", mode="sequential"),
+        attention=attention("ltr_rtl", "manhattan", mode="sequential"),
     ),
     Row(
         "ylg_strided_repaired",
         "YLG, strided, repaired",
         "does it matter that the published strided pattern lacks full information?",
-        attention("strided", "manhattan"),
+        attention=attention("strided", "manhattan"),
     ),
     Row(
         "ylg_fixed",
         "YLG, fixed",
         "is full information needed at all? (this pattern lacks it)",
-        attention("fixed", "manhattan"),
+        attention=attention("fixed", "manhattan"),
     ),
     Row(
         "ylg_butterfly",
         "YLG, butterfly",
         "does capacity matter? (between halves 128 against 8 at n = 256)",
-        attention("butterfly", "manhattan"),
+        attention=attention("butterfly", "manhattan"),
     ),
     Row(
         "sagan_biggan",
         "SAGAN, BigGAN recipe",
         "how much is the recipe worth?",
-        attention("dense", num_heads=1),
+        attention=attention("dense", num_heads=1),
         recipe="biggan",
         found="FID 12.83: more than YLG's whole gain (mmgeneration)",
     ),
@@ -192,7 +192,8 @@ EXTENDED_ROWS: tuple[Row, ...] = (
     ),
 )
 
-ROWS: dict[str, Row] = {row.name: row for row in PAPER_ROWS + EXTENDED_ROWS}
+ROWS: dict[str, Row] = {row.name: row for row in ALL}
+PAPER_ROWS, EXTENDED_ROWS = (tuple(row for row in ALL if row.kind == kind) for kind in ("paper", "extended"))
 
 
 def find_rows(names: list[str]) -> tuple[Row, ...]:
@@ -220,8 +221,8 @@ def row_of(config: AttentionConfig) -> Row:
     title = f"{config.pattern}, {config.order}, {config.num_heads} {plural}, {config.alignment}"
     return Row(
         "_".join(parts),
-        title + (", sequential" if config.mode != "parallel" else ""),
-        "asked for on the command line",
-        config,
+        title + ", sequential" * (config.mode != "parallel"),
+        kind="asked",
+        attention=config,
         same_size_as=None,
     )

@@ -84,8 +84,8 @@ def parser() -> argparse.ArgumentParser:
     )
 
     what = options.add_argument_group("instead of running")
-    what.add_argument("--list", action="store_true", help="the rows, their questions, and what they cost")
-    what.add_argument("--dry-run", action="store_true", help="every run: whether it is new, its time and memory")
+    what.add_argument("--list", action="store_true", help="the rows, their questions, and how long they take")
+    what.add_argument("--dry-run", action="store_true", help="every run: whether it is new, and its time")
     what.add_argument("--format", choices=("text", "slurm"), default="text", help="of --list: slurm is a job array")
     return options
 
@@ -198,7 +198,7 @@ def check(asked: Request, data: ImageData) -> None:
                 f"{asked.out / run.name} holds {done} steps, more than --steps {steps}; give {done} or more, or "
                 "another --out"
             )
-    require_runs_belong(asked.out, {run.name for run in runs}, asked.setting.to_dict(data))
+    require_runs_belong(asked.out, {run.name for run in runs}, asked.setting.conditions(data))
 
 
 def run_all(asked: Request, data: ImageData, place: Processes) -> int:
@@ -245,7 +245,7 @@ def finish(asked: Request, failed: list[str]) -> None:
 def result_text(record: Record) -> str:
     """What the run shows, in three lines; all of it is in its ``result.json``."""
     key = record.distance_key
-    before, after = record.initial[key], record.metrics[key]
+    before, after = record.initial[key], record.distance
     change = f"{before / after:.1f} times lower" if after <= before else f"{after / before:.1f} times higher"
     lines = [f"{key}: {before:.4g} at initialisation, {after:.4g} at the end: {change}"]
     if record.class_accuracy is not None:
@@ -253,10 +253,8 @@ def result_text(record: Record) -> str:
             f"class accuracy: a support vector machine trained on the real images gives {record.class_accuracy:.1%} "
             "of 500 samples the class asked for"
         )
-    gains = ", ".join(f"{name} {value:+.3f}" for name, value in record.attention_gains.items()) or "no attention"
-    lines.append(
-        f"attention gains: {gains}; {record.seconds / 60:.1f} minutes, {record.images_per_second:.0f} images/s"
-    )
+    gains = ", ".join(f"{name} {value:+.3f}" for name, value in record.gains.items()) or "no attention"
+    lines.append(f"{gains}; {record.seconds / 60:.1f} minutes, {record.images_per_second:.0f} images/s")
     return "\n".join(f"  {line}" for line in [*lines, f"folder: {record.folder}"])
 
 

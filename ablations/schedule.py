@@ -3,68 +3,104 @@
 import argparse
 import shlex
 import textwrap
+from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 
-from ablations.cost import duration, estimate
 from ablations.experiment import Experiment, Setting
-from ablations.records import read_record
+from ablations.paper import ASTERISK, PUBLISHED
+from ablations.records import Record, read_record
 from ablations.rows import Row
 from ablations.sizes import parameter_counts
 from sagan_base.checkpoint import CHECKPOINT_FOLDER, newest_step
 from sagan_base.config import RunConfig
 
+RESULTS = Path(__file__).with_name("results")
+
+
+@lru_cache(maxsize=1)
+def measured_runs() -> list[Record]:
+    """The runs that lie in the repository."""
+    return [record for folder in sorted(RESULTS.glob("*/*/")) if (record := read_record(folder))]
+
+
+def expected_seconds(run: Experiment) -> float | None:
+    """What training takes by measured runs of the preset, of this row if there are any; None where there are none."""
+    runs = [record for record in measured_runs() if record.setting.preset == run.setting.preset.name]
+    runs = [record for record in runs if record.row == run.row.name] or runs
+    return fmean(r.seconds / r.setting.steps for r in runs) * run.setting.steps if runs else None
+
+
+def duration(seconds: float) -> str:
+    """ "3 min", "5.2 h", "12 days"."""
+    for limit, unit, size in ((90, "s", 1), (5400, "min", 60), (172_800, "h", 3600)):
+        if seconds < limit:
+            value = seconds / size
+            return f"{value:.1f} {unit}" if unit == "h" else f"{value:.0f} {unit}"
+    return f"{seconds / 86_400:,.0f} days"
+
+
+def _about(seconds: float | None) -> str:
+    return "time unknown" if seconds is None else f"about {duration(seconds)}"
+
+
+def _total(preset: str, seconds: list[float | None]) -> str:
+    """The sum, and where it was measured."""
+    if None in seconds:
+        return f"time unknown, because no run of preset {preset} lies in {RESULTS.parent.name}/{RESULTS.name}"
+    machines = {r.provenance.machine.kind for r in measured_runs() if r.setting.preset == preset}
+    total = _about(sum(seconds))
+    return f"{total} one after the other, without evaluations, as measured on {', '.join(sorted(machines))}"
+
 
 def listing(rows: tuple[Row, ...], setting: Setting, seeds: tuple[int, ...]) -> str:
-    """One paragraph a row: name, question, what was found, size, estimated time and memory."""
-    preset, total = setting.preset, 0.0
-    blocks = []
+    """One paragraph a row: name, question, what was found, size and expected time."""
+    preset, blocks, seconds = setting.preset, [], []
     width = max(22, 2 + max(len(row.name) for row in rows))
     for row in rows:
-        config = Experiment(row, setting, 0).config()
-        cost = estimate(config)
-        total += cost.seconds * len(seeds)
-        published = row.published
-        figures = f"; FID {published.fid_text}, IS {published.inception_score_text}" if published else ""
+        run = Experiment(row, setting, 0)
+        config = run.config()
+        seconds.append(expected_seconds(run))
+        published = PUBLISHED[row.name].columns() if row.name in PUBLISHED else {}
+        found = "; ".join([row.found, *[", ".join(map(" ".join, published.items()))] * bool(published)])
         blocks.append(
             "\n".join(
                 [
                     f"{row.name:<{width}}{_network(config)}",
                     f"    asks:  {row.question}",
-                    f"    found: {row.found}{figures}",
-                    f"    costs: {sum(parameter_counts(config)) / 1e6:.2f}M parameters; about {cost} a run",
+                    f"    found: {found}",
+                    f"    costs: {sum(parameter_counts(config)) / 1e6:.2f}M parameters; {_about(seconds[-1])} a run",
                 ]
             )
         )
-    number = len(rows) * len(seeds)
     head = f"preset {preset.name}: {preset.description}\n{_setting(setting)}"
     foot = (
-        f"{len(rows)} rows x {len(seeds)} seed{'s' * (len(seeds) > 1)} = {number} runs, about {duration(total)} on "
-        "this machine one after the other, without evaluations (estimated; within a factor of two)"
+        f"{len(rows)} rows x {len(seeds)} seed{'s' * (len(seeds) > 1)} = {len(rows) * len(seeds)} runs: "
+        f"{_total(preset.name, seconds * len(seeds))}\n{ASTERISK}"
     )
-    if any(row.published and row.published.unconfirmed for row in rows):
-        foot += "\n* not confirmed from a source at hand"
     return "\n\n".join([head, *blocks, foot])
 
 
 def plan(runs: list[Experiment], out: Path) -> str:
-    """One line a run: whether it is finished, goes on, or is new; what it costs; where it goes."""
-    lines, total = [_setting(runs[0].setting), ""], 0.0
+    """One line a run: whether it is finished, goes on, or is new; how long it takes; where it goes."""
+    setting, left = runs[0].setting, []
+    lines = [_setting(setting), ""]
     width = max(30, 2 + max(len(run.name) for run in runs))
     for run in runs:
-        cost = estimate(run.config())
+        parameter_counts(run.config())  # networks that cannot be built are refused here too
+        seconds = expected_seconds(run)
         state, share = _state(run, out / run.name)
-        total += cost.seconds * share
-        lines.append(f"{run.name:<{width}}{state:<18}about {cost}   -> {out / run.name}")
-    lines += ["", f"{len(runs)} runs, about {duration(total)} left on this machine, without evaluations (estimated)"]
-    return "\n".join(lines)
+        left.append(None if seconds is None and share else (seconds or 0) * share)
+        lines.append(f"{run.name:<{width}}{state:<18}{_about(seconds):<16} ->  {out / run.name}")
+    return "\n".join([*lines, "", f"{len(runs)} runs; left: {_total(setting.preset.name, left)}"])
 
 
 def _state(run: Experiment, folder: Path) -> tuple[str, float]:
     """What would happen to this run, and the share of its steps still to do."""
     steps = run.setting.steps
     record = read_record(folder)
-    if record is not None and record.setting["steps"] == steps:
-        same = record.setting["features"] == list(run.setting.features)
+    if record is not None and record.setting.steps == steps:
+        same = record.setting.features == run.setting.features
         return ("finished" if same else "measured again"), 0.0
     done = newest_step(folder / CHECKPOINT_FOLDER)
     if not done:
@@ -102,7 +138,7 @@ def slurm_script(runs: list[Experiment], out: Path, options: argparse.Namespace)
             same += [f"--{name.replace('_', '-')}", str(value)]
     if options.features:
         same += ["--features", *options.features]
-    if runs[0].row.question == "asked for on the command line":
+    if runs[0].row.kind == "asked":
         raise ValueError("--format slurm writes rows by name; this combination has none, so give --rows or --all")
     return textwrap.dedent(
         """\

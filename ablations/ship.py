@@ -13,13 +13,16 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from ablations.records import Record, read_record
 from sagan_base.cli import usage_errors
-from sagan_base.config import ModelConfig, RunConfig
-from sagan_base.files import atomic_write
+from sagan_base.config import ModelConfig
+from sagan_base.files import atomic_write, save_image, write_json, write_text
 from sagan_base.models import SHIPPED, ModelCard, model_card, model_names, resolve_model
 from sagan_base.sample import load_generator
 from sagan_base.sampling import preview
+from sagan_base.tables import markdown
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,6 @@ TERMS = {
         "CIFAR-10 (Krizhevsky, 2009; 32x32 colour images)",
         "data published for research without a licence; weights MIT, as this package",
     ),
-    "cifar10_jpeg": DataTerms(
-        "CIFAR-10 (Krizhevsky, 2009; 32x32 colour images) stored as JPEG of quality 75, so slightly lossy",
-        "data published for research without a licence; weights MIT, as this package",
-    ),
 }
 INTENDED_USE = "demonstrations, tests and the study of sparse attention; trying inversion and attention maps at once"
 LIMITS = "a small network trained briefly; it knows only the classes above and shows nothing about larger images"
@@ -66,19 +65,16 @@ def describe_network(model: ModelConfig) -> str:
     )
 
 
-def make_card(name: str, record: Record, config: RunConfig, class_names: tuple[str, ...], weights: bytes) -> ModelCard:
+def make_card(name: str, record: Record, class_names: tuple[str, ...], weights: bytes) -> ModelCard:
     """The card of a run's model.
 
     Raises:
         ValueError: nothing is known of the terms of its data.
     """
-    data_name = record.setting["data"]
-    if data_name not in TERMS:
-        raise ValueError(
-            f"nothing is known about the licence of {data_name!r}; add it to TERMS in {Path(__file__).name}"
-        )
-    recipe, model = config.recipe, config.model
-    machine = record.provenance["machine"]
+    data = record.setting.data
+    if data not in TERMS:
+        raise ValueError(f"nothing is known about the licence of {data!r}; add it to TERMS in {Path(__file__).name}")
+    recipe, model, machine = record.config.recipe, record.config.model, record.provenance.machine
     key = record.distance_key
     off = {f"{key}, attention off": record.attention_off[key]} if key in record.attention_off else {}
     accuracy = {} if record.class_accuracy is None else {"class accuracy (SVM on real images)": record.class_accuracy}
@@ -86,8 +82,8 @@ def make_card(name: str, record: Record, config: RunConfig, class_names: tuple[s
         name=name,
         sha256=hashlib.sha256(weights).hexdigest(),
         bytes=len(weights),
-        data=TERMS[data_name].source,
-        licence=TERMS[data_name].licence,
+        data=TERMS[data].source,
+        licence=TERMS[data].licence,
         resolution=model.resolution,
         image_channels=model.image_channels,
         classes=class_names,
@@ -95,12 +91,12 @@ def make_card(name: str, record: Record, config: RunConfig, class_names: tuple[s
         f"Adam {recipe.betas}, EMA {recipe.ema_decay:g}",
         network=describe_network(model),
         seed=record.seed,
-        steps=record.setting["steps"],
+        steps=record.setting.steps,
         seconds=record.seconds,
-        hardware=machine.get("gpu") or f"{machine['threads']} thread(s) of {machine['cpu']}",
+        hardware=machine.gpu or f"{machine.threads} thread(s) of {machine.cpu}",
         metrics={**record.metrics, **off, **accuracy},
-        command=record.provenance["command"],
-        revision=record.provenance["git"]["revision"] or "unknown",
+        command=record.provenance.command,
+        revision=record.provenance.git.revision or "unknown",
         intended_use=INTENDED_USE,
         limits=LIMITS,
     )
@@ -121,11 +117,13 @@ def card_page(card: ModelCard) -> str:
         "Intended use": card.intended_use,
         "Limits": card.limits,
     }
-    lines = [f"# {card.name}", "", f"![Samples, a row per class]({card.name}.png)", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {text} |" for name, text in facts.items()]
-    lines += ["", "| metric | value |", "|---|---|"]
-    lines += [f"| {name} | {value:.4g} |" for name, value in card.metrics.items()]
-    return "\n".join(lines) + "\n"
+    parts = [
+        f"# {card.name}",
+        f"![Samples, a row per class]({card.name}.png)",
+        "\n".join(f"- {name}: {text}" for name, text in facts.items()),
+        markdown(pd.DataFrame(card.metrics.items(), columns=["metric", "value"])),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def ship(run: Path, name: str, destination: Path = SHIPPED) -> ModelCard:
@@ -139,14 +137,13 @@ def ship(run: Path, name: str, destination: Path = SHIPPED) -> ModelCard:
         raise ValueError(f"{run} holds no finished run (no result.json); finish it with ablations/run.py first")
     kept = json.loads((run / "config.json").read_text(encoding="utf-8"))
     weights = (run / "model.safetensors").read_bytes()
-    card = make_card(name, record, RunConfig.from_dict(record.config), tuple(kept["data"]["class_names"]), weights)
+    card = make_card(name, record, tuple(kept["data"]["class_names"]), weights)
     # The card goes last: without it the model does not exist, so a crash leaves no card without its weights.
     for source, suffix in ((run / "model.safetensors", ".safetensors"), (run / "samples.png", ".png")):
         with atomic_write(destination / f"{name}{suffix}") as path:
             shutil.copyfile(source, path)
-    for suffix, text in ((".md", card_page(card)), (".json", json.dumps(asdict(card), indent=1) + "\n")):
-        with atomic_write(destination / f"{name}{suffix}") as path:
-            path.write_text(text, encoding="utf-8")
+    write_text(destination / f"{name}.md", card_page(card))
+    write_json(destination / f"{name}.json", asdict(card))
     return card
 
 
@@ -157,10 +154,8 @@ def refresh(destination: Path = SHIPPED) -> list[Path]:
         card = model_card(name)
         generator, _ = load_generator(resolve_model(name))
         sheet, page = destination / f"{name}.png", destination / f"{name}.md"
-        with atomic_write(sheet) as path:
-            preview(generator, card.seed).save(path)
-        with atomic_write(page) as path:
-            path.write_text(card_page(card), encoding="utf-8")
+        save_image(sheet, preview(generator, card.seed))
+        write_text(page, card_page(card))
         written += [sheet, page]
     return written
 

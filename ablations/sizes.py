@@ -2,6 +2,8 @@
 
 from functools import lru_cache
 
+import torch
+
 from ablations.experiment import Experiment
 from ablations.rows import ROWS
 from sagan_base.checkpoint import build_networks
@@ -17,7 +19,8 @@ def parameter_counts(config: RunConfig) -> tuple[int, int]:
         ValueError: the networks cannot be built, such as heads that do not divide the channels.
     """
     try:
-        networks = build_networks(config)
+        with torch.device("meta"):  # shapes alone: nothing is drawn, so the paper's network takes no second
+            networks = build_networks(config)
     except ValueError as error:
         attention = config.model.attention
         if attention is None or "num_heads" not in str(error):
@@ -35,7 +38,7 @@ def require_equal_sizes(runs: list[Experiment], data: ImageData | None = None) -
         ValueError: two rows that the paper compares at equal size differ.
     """
     for run in {run.row.name: run for run in runs}.values():
-        here = parameter_counts(_same_seed(run).config(data))
+        here = parameter_counts(Experiment(run.row, run.setting, 0).config(data))  # all seeds of a row share a count
         if run.row.same_size_as is None:
             continue
         other = Experiment(ROWS[run.row.same_size_as], run.setting, 0)
@@ -45,8 +48,3 @@ def require_equal_sizes(runs: list[Experiment], data: ImageData | None = None) -
                 f"row {run.row.name!r} has {here} parameters (generator, discriminator), but {other.row.name!r}, to "
                 f"which it is compared at equal size, has {there}; use more channels or fewer heads"
             )
-
-
-def _same_seed(run: Experiment) -> Experiment:
-    """With seed 0, so that the seeds of one row share a count."""
-    return Experiment(run.row, run.setting, 0)

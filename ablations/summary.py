@@ -1,159 +1,178 @@
 """The summary of an ablation: one line a row, averaged over seeds, with the difference to dense attention.
 
-``summarise`` computes it as numbers (the CSV); ``readable`` turns it into the text that Markdown, LaTeX and the page
-share, so that the three cannot disagree.
+``summarise`` computes it once, as rounded numbers (the CSV) and as the text that Markdown, LaTeX and the page share, so
+that none of them can disagree.
 """
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 from statistics import fmean, median, stdev
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from ablations.bootstrap import Difference, paired_difference, read_features, resampled_distances
-from ablations.records import Record
+from ablations.paper import ASTERISK, paper_columns
+from ablations.questions import QUESTIONS
+from ablations.records import Record, by_row
 from ablations.rows import ROWS
-from ablations.table import cell
+from sagan_base.tables import cell, rounded, signed, spread
+
+Pair = tuple[str, str]  # a row, and the row it is compared with
 
 
-def by_row(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Row name -> its runs, in the order given."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record.row, []).append(record)
-    return groups
+@dataclass(frozen=True)
+class Summary:
+    """What a report says of its runs.
 
+    Attributes:
+        records: the runs, in table order; all of one setting.
+        dense: row -> the dense row that the table compares it with, where both were run.
+        differences: of every pair that the table or a question compares.
+        figures: one line a row, as rounded numbers.
+        table: the same, as a reader wants it.
+    """
 
-def compare(
-    records: list[Record], pairs: Iterable[tuple[str, str]], resamples: int = 500, progress: bool = False
-) -> dict[tuple[str, str], Difference]:
-    """(row, the row it is compared with) -> difference of their final Fréchet distances, where both were run."""
-    groups = by_row(records)
-    pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] in groups and pair[1] in groups]
-    needed = {name for pair in pairs for name in pair}
-    measured = {name: {r.seed: r.metrics[r.distance_key] for r in runs} for name, runs in groups.items()}
-    resampled: dict[str, dict[int, Any]] = {name: {} for name in groups}
-    for record in tqdm([r for r in records if r.row in needed], desc="bootstrap", disable=not progress, leave=False):
-        features = read_features(record.folder)
-        if features is not None:
-            resampled[record.row][record.seed] = resampled_distances(features, resamples, record.seed)
-    found = {}
-    for row, other in pairs:
-        difference = paired_difference(measured[row], measured[other], resampled[row], resampled[other], resamples)
-        if difference is not None:
-            found[row, other] = difference
-    return found
+    records: list[Record]
+    dense: dict[str, str]
+    differences: dict[Pair, Difference]
+    figures: pd.DataFrame
+    table: pd.DataFrame
 
-
-def dense_pairs(records: list[Record], baseline: str) -> list[tuple[str, str]]:
-    """Each row with its own dense row where that was run ("sagan_biggan" for "ylg_biggan"), else with ``baseline``."""
-    groups = by_row(records)
-    pairs = []
-    for name in groups:
-        own = ROWS[name].dense_row if name in ROWS else baseline
-        other = own if own in groups and own != "sagan" else baseline
-        if other != name:
-            pairs.append((name, other))
-    return pairs
-
-
-def summarise(records: list[Record], compared: dict[str, tuple[str, Difference]]) -> pd.DataFrame:
-    """One line a row: means, sample standard deviations and n over seeds; NaN where n = 1 leaves no spread."""
-    lines = []
-    for name, runs in by_row(records).items():
-        first = runs[0]
-        other, difference = compared.get(name, (None, None))
-        published = ROWS[name].published if name in ROWS else None
-        best = [record.best() for record in runs]
-        line: dict[str, Any] = {"row": name, "title": first.title, "n": len(runs)}
-        for key in first.metrics:
-            _spread(line, key, [record.metrics[key] for record in runs])
-        _spread(line, f"best {first.distance_key}", [value for value, _ in best])
-        line["median step of best"] = median(step for _, step in best)
-        if all(record.class_accuracy is not None for record in runs):
-            _spread(line, "class accuracy (SVM)", [record.class_accuracy for record in runs])
-        if all(first.distance_key in record.attention_off for record in runs):
-            _spread(line, f"{first.distance_key}, attention off", [r.attention_off[r.distance_key] for r in runs])
-        line |= {
-            "compared with": ROWS[other].title if other in ROWS else other,
-            "difference": difference.estimate if difference else None,
-            "difference low": difference.low if difference else None,
-            "difference high": difference.high if difference else None,
-            "verdict": difference.verdict if difference else None,
-            "paper FID": published.fid_text if published else "-",
-            "paper IS": published.inception_score_text if published else "-",
-        }
-        for gain in sorted(first.attention_gains):
-            _spread(
-                line, f"gain size {gain}", [abs(record.attention_gains[gain]) for record in runs]
-            )  # the sign is free
-        line |= {
-            "parameters": sum(first.parameters.values()),
-            "file MB": first.file_bytes / 1e6,
-            "minutes": fmean(record.seconds for record in runs) / 60,
-            "images/s": fmean(record.images_per_second for record in runs),
-        }
-        lines.append(line)
-    return pd.DataFrame(lines)
-
-
-def _spread(line: dict[str, Any], key: str, values: list[float]) -> None:
-    line[key] = fmean(values)
-    line[f"{key} sd"] = stdev(values) if len(values) > 1 else float("nan")
-
-
-def readable(summary: pd.DataFrame, distance_key: str, score_key: str) -> pd.DataFrame:
-    """The columns a reader wants, as text: "12.3 ± 0.4", "-1.2 [-2.0, -0.4] lower"."""
-
-    def difference(line: pd.Series) -> str:
-        if line["difference"] is None or pd.isna(line["difference"]):
-            return "-"
-        if pd.isna(line["difference low"]):
-            return f"{_signed(line['difference'])} ({line['verdict']})"
-        interval = f"[{_signed(line['difference low'])}, {_signed(line['difference high'])}]"
-        return f"{_signed(line['difference'])} {interval} {line['verdict']}"
-
-    gains = [key for key in summary if key.startswith("gain size") and not key.endswith(" sd")]
-    lines = []
-    for _, line in summary.iterrows():
-        compared = line["compared with"]
-        elsewhere = isinstance(compared, str) and compared != summary["title"].iloc[0]
-        lines.append(
-            {
-                "row": line["title"],
-                "n": cell(int(line["n"])),
-                distance_key: spread_text(line, distance_key),
-                "best @ step": spread_text(line, f"best {distance_key}")
-                + f" @ {cell(int(line['median step of best']))}",
-                "difference to dense, 95% interval": difference(line) + f" (to {compared})" * elsewhere,
-                score_key: spread_text(line, score_key),
-                "class accuracy": spread_text(line, "class accuracy (SVM)"),
-                "paper FID": line["paper FID"],
-                "paper IS": line["paper IS"],
-                "attention off": spread_text(line, f"{distance_key}, attention off"),
-                "gain sizes": ", ".join(
-                    f"{'D' if 'discriminator' in key else 'G'} {cell(line[key])}"
-                    for key in gains
-                    if not pd.isna(line[key])
-                )
-                or "-",
-                "parameters": cell(int(line["parameters"])),
-                "file MB": cell(line["file MB"]),
-                "minutes": cell(line["minutes"]),
-                "images/s": cell(line["images/s"]),
-            }
+    @property
+    def setting(self) -> str:
+        """What was trained and where, in one line."""
+        setting, records = self.records[0].setting, self.records
+        machines = dict.fromkeys(record.provenance.machine.kind for record in records)
+        counts = {"row": {r.row for r in records}, "seed": {r.seed for r in records}, "run": records}
+        counted = ", ".join(f"{len(found)} {what}{'s' * (len(found) > 1)}" for what, found in counts.items())
+        hours = sum(record.seconds for record in records) / 3600
+        return (
+            f"{counted} of {setting.steps:,} steps at {setting.resolution}x{setting.resolution}, recipe "
+            f"{setting.recipe}; {hours:.1f} hours of training on {' and '.join(machines)}"
         )
-    return pd.DataFrame(lines)
+
+    def note(self, columns: list[str]) -> str:
+        """What these columns of ``table`` mean."""
+        key = self.records[0].distance_key
+        notes = {
+            "n": f"Mean ± sample standard deviation over n seeds. {key}: lower is better; "
+            f"{self.records[0].setting.samples:,} samples of the EMA generator.",
+            "best @ step": "Best: lowest value on the curve, which draws fewer samples than the final measurement, and "
+            "the median step it came at.",
+            "attention off": f"Attention off: {key} of the same samples with the generator's residual gains set to 0.",
+            "gain sizes": "Gain sizes: of the discriminator's (D) and the generator's (G) attention; the sign is free.",
+            "paper FID": "The paper's FID and IS are of ImageNet at 128x128 in Inception features: compare the order "
+            f"of the rows, not the numbers. {ASTERISK}",
+        }
+        return " ".join(text for column, text in notes.items() if column in columns)
 
 
-def spread_text(line: pd.Series, key: str) -> str:
-    """Mean and standard deviation of one column of ``summarise``: "12.3 ± 0.4", or "-" where there is none."""
-    if key not in line or pd.isna(line[key]):
-        return "-"
-    deviation = line[f"{key} sd"]
-    return cell(line[key]) + ("" if pd.isna(deviation) else f" ± {cell(deviation)}")
+def summarise(records: list[Record], baseline: str = "sagan", resamples: int = 500) -> Summary:
+    """Average over seeds and compare with the dense row, and as the questions ask.
+
+    Args:
+        baseline: the row that others are compared with, unless they have a dense row of their own that was run.
+        resamples: of the bootstrap.
+    """
+    groups = by_row(records)
+    dense = {}
+    for name, runs in groups.items():
+        own = runs[0].of_row.dense_row
+        dense[name] = own if own in groups and own != "sagan" else baseline
+    pairs = [*dense.items(), *(pair for question in QUESTIONS for pair in question.pairs)]
+    differences = compare(records, pairs, resamples)
+    dense = {row: other for row, other in dense.items() if (row, other) in differences}
+    lines = [_line(runs, dense.get(row), differences.get((row, dense.get(row)))) for row, runs in groups.items()]
+    figures = rounded(pd.DataFrame(lines))
+    table = pd.DataFrame([_readable(line, records[0], baseline) for line in figures.to_dict("records")])
+    return Summary(records, dense, differences, figures, table)
 
 
-def _signed(value: float) -> str:
-    return ("+" if value > 0 else "") + cell(value)
+def compare(records: list[Record], pairs: list[Pair], resamples: int = 500) -> dict[Pair, Difference]:
+    """The differences of final Fréchet distances, of those pairs of which both rows were run with a common seed."""
+    groups = by_row(records)
+    pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1] and {*pair} <= groups.keys()]
+    measured = {name: {run.seed: run.distance for run in runs} for name, runs in groups.items()}
+    resampled: dict[str, dict[int, Any]] = {name: {} for name in groups}
+    for name in {name for pair in pairs for name in pair}:
+        for run in groups[name]:
+            if (features := read_features(run.folder)) is not None:
+                resampled[name][run.seed] = resampled_distances(features, resamples, run.seed)
+    found = {
+        (row, other): paired_difference(measured[row], measured[other], resampled[row], resampled[other], resamples)
+        for row, other in pairs
+    }
+    return {pair: difference for pair, difference in found.items() if difference is not None}
+
+
+def _line(runs: list[Record], other: str | None, difference: Difference | None) -> dict[str, Any]:
+    """Means, sample standard deviations and n over the seeds of one row; NaN where n = 1 leaves no spread."""
+    first = runs[0]
+    key, best = first.distance_key, [run.best() for run in runs]
+    line: dict[str, Any] = {"row": first.row, "title": first.title, "n": len(runs)}
+
+    def add(name: str, values: list[float]) -> None:
+        line[name] = fmean(values)
+        line[f"{name} sd"] = stdev(values) if len(values) > 1 else float("nan")
+
+    for metric in first.metrics:
+        add(metric, [run.metrics[metric] for run in runs])
+    add(f"best {key}", [value for value, _ in best])
+    line["median step of best"] = round(median(step for _, step in best))
+    if all(run.class_accuracy is not None for run in runs):
+        add("class accuracy (SVM)", [run.class_accuracy for run in runs])
+    if all(key in run.attention_off for run in runs):
+        add(f"{key}, attention off", [run.attention_off[key] for run in runs])
+    line |= {
+        "compared with": ROWS[other].title if other in ROWS else other,
+        "difference": difference.estimate if difference else float("nan"),
+        "difference low": difference.low if difference else float("nan"),
+        "difference high": difference.high if difference else float("nan"),
+        "verdict": difference.verdict if difference else None,
+        **paper_columns(first.row),
+    }
+    for gain in sorted(first.gains):
+        add(gain, [abs(run.gains[gain]) for run in runs])  # the sign is free
+    return line | {
+        "parameters": sum(first.parameters.values()),
+        "file MB": first.file_bytes / 1e6,
+        "minutes": fmean(run.seconds for run in runs) / 60,
+        "images/s": fmean(run.images_per_second for run in runs),
+    }
+
+
+def _readable(line: dict[str, Any], first: Record, baseline: str) -> dict[str, str]:
+    """The columns a reader wants, as text: "12.3 ± 0.4", "-1.2 [-2.0, -0.4]"."""
+
+    def mean(name: str) -> str:
+        return spread(line.get(name), line.get(f"{name} sd"))
+
+    key, difference = first.distance_key, "-"
+    if not pd.isna(line["difference"]):
+        difference = signed(line["difference"])
+        if not pd.isna(line["difference low"]):
+            difference += f" [{signed(line['difference low'])}, {signed(line['difference high'])}]"
+        if line["compared with"] != ROWS[baseline].title:
+            difference += f" (to {line['compared with']})"
+    gains = [name for name in line if name.startswith("gain/") and not name.endswith(" sd")]
+    return {
+        "row": line["title"],
+        "n": cell(line["n"]),
+        key: mean(key),
+        "best @ step": f"{mean(f'best {key}')} @ {cell(line['median step of best'])}",
+        "difference to dense, 95% interval": difference,
+        "verdict": cell(line["verdict"]),
+        first.score_key: mean(first.score_key),
+        "class accuracy": mean("class accuracy (SVM)"),
+        "paper FID": line["paper FID"],
+        "paper IS": line["paper IS"],
+        "attention off": mean(f"{key}, attention off"),
+        "gain sizes": ", ".join(
+            f"{'D' if 'discriminator' in name else 'G'} {cell(line[name])}" for name in gains if not pd.isna(line[name])
+        )
+        or "-",
+        "parameters": cell(line["parameters"]),
+        "file MB": cell(line["file MB"]),
+        "minutes": cell(line["minutes"]),
+        "images/s": cell(line["images/s"]),
+    }

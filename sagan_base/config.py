@@ -7,7 +7,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 RESOLUTIONS = (16, 32, 64, 128, 256)
 AUGMENTATIONS = ("colour", "translation", "cutout")
@@ -313,22 +313,36 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """Rebuild a (nested) configuration dataclass from plain JSON types.
 
     Raises:
-        ValueError: a field is unknown or its value is refused by the dataclass.
+        ValueError: a field is unknown, or its value is of another type or refused by the dataclass.
     """
     _require(isinstance(values, dict), f"{cls.__name__} cannot be read from {values!r}; expected an object")
     names = {f.name for f in fields(cls)}
     unknown = sorted(set(values) - names)
     _require(not unknown, f"{cls.__name__} has no field {unknown}; its fields are {sorted(names)}")
     hints = get_type_hints(cls)
-    arguments = {}
-    for name, value in values.items():
-        inner = [t for t in getattr(hints[name], "__args__", (hints[name],)) if is_dataclass(t)]
-        if inner and value is not None:
-            value = from_dict(inner[0], value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        arguments[name] = value
+    arguments = {name: _typed(value, hints[name], f"{cls.__name__}.{name}") for name, value in values.items()}
     try:
         return cls(**arguments)
     except TypeError as error:
         raise ValueError(f"{cls.__name__} cannot be made from {arguments}: {error}") from error
+
+
+def _typed(value: Any, hint: Any, name: str) -> Any:
+    """A value of JSON as the type that a field declares; ValueError where it is none."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind is Any:
+        return value
+    if type(None) in inner:
+        return None if value is None else _typed(value, inner[0], name)
+    if is_dataclass(kind):
+        return from_dict(kind, value)
+    if kind is tuple and isinstance(value, (list, tuple)):
+        types = inner[:1] * len(value) if inner[-1] is ... else inner
+        _require(len(types) == len(value), f"{name}={value!r} does not have {len(types)} parts")
+        return tuple(_typed(part, type_, name) for part, type_ in zip(value, types, strict=True))
+    if kind is dict and isinstance(value, dict):
+        return {key: _typed(part, inner[1], f"{name}[{key!r}]") for key, part in value.items()}
+    # JSON writes 2.0 as 2; but True is no number.
+    right = type(value) in (int, float) if kind is float else type(value) is kind
+    _require(right, f"{name}={value!r} is no {kind.__name__}")
+    return value

@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
@@ -16,19 +17,59 @@ import torch
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "scipy", "safetensors", "triton", "ylg")
 
 
-def provenance(seed: int | None = None) -> dict[str, Any]:
-    """Plain JSON types: seed, started (UTC), command, versions, git revision (and whether files differ), machine.
+@dataclass(frozen=True)
+class Git:
+    """The source: its revision, and whether tracked files differ from it; None where there is no checkout."""
 
-    Holds no host or user names, so that results can be published as they are.
+    revision: str | None
+    dirty: bool | None
+
+    @property
+    def short(self) -> str:
+        """12 digits of the revision, or "unknown"."""
+        return (self.revision or "unknown")[:12]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Kind of processor and accelerator, and the number of threads that PyTorch uses."""
+
+    system: str
+    cpu: str
+    cores: int | None
+    threads: int
+    gpu: str | None = None
+    gpus: int = 0
+    cuda: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """What did the work."""
+        return self.gpu or f"{self.cores or '?'} cores of {self.cpu}"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from. No host or user names, so that results can be published as they are.
+
+    Attributes:
+        started: UTC, ISO 8601.
+        command: as a person would type it again in the repository.
+        versions: of Python and of each installed package that takes part in a result.
     """
-    return {
-        "seed": seed,
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": command_line(),
-        "versions": versions(),
-        "git": dict(git_revision()),
-        "machine": machine_kind(),
-    }
+
+    seed: int | None
+    started: str
+    command: str
+    versions: dict[str, str]
+    git: Git
+    machine: Machine
+
+
+def provenance(seed: int | None = None) -> dict[str, Any]:
+    """``Provenance`` of this process as plain JSON types."""
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return asdict(Provenance(seed, started, command_line(), versions(), git_revision(), machine_kind()))
 
 
 def command_line() -> str:
@@ -72,8 +113,8 @@ def versions() -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def git_revision() -> tuple[tuple[str, Any], ...]:
-    """Pairs ("revision", hex or None) and ("dirty", whether tracked files differ from it, or None)."""
+def git_revision() -> Git:
+    """Of the source that runs, where it lies in a checkout of its own."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:
@@ -86,22 +127,16 @@ def git_revision() -> tuple[tuple[str, Any], ...]:
     tracked = git("ls-files", "--error-unmatch", __file__)  # an installed copy may lie inside some other repository
     revision = git("rev-parse", "HEAD") if tracked is not None else None
     status = git("status", "--porcelain", "--untracked-files=no") if revision else None
-    return ("revision", revision), ("dirty", None if status is None else bool(status))
+    return Git(revision, None if status is None else bool(status))
 
 
-def machine_kind() -> dict[str, Any]:
-    """Kind of processor and accelerator, and the number of threads that PyTorch uses."""
-    kind: dict[str, Any] = {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
+def machine_kind() -> Machine:
+    """The machine that this process runs on."""
+    gpu = ()
     if torch.cuda.is_available():
-        kind["gpu"] = torch.cuda.get_device_name()
-        kind["gpus"] = torch.cuda.device_count()
-        kind["cuda"] = torch.version.cuda
-    return kind
+        gpu = (torch.cuda.get_device_name(), torch.cuda.device_count(), torch.version.cuda)
+    system = f"{platform.system()} {platform.machine()}"
+    return Machine(system, _cpu_model(), os.cpu_count(), torch.get_num_threads(), *gpu)
 
 
 def _cpu_model() -> str:

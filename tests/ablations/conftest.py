@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 
 from ablations.bootstrap import write_features
-from ablations.experiment import Experiment, Setting
+from ablations.experiment import Conditions, Experiment, Setting
 from ablations.presets import PRESETS
 from ablations.records import Record, write_record
 from ablations.rows import ROWS
+from sagan_base.provenance import Git, Machine, Provenance
 
+GAINS = {"gain/generator.attention.16": 0.1, "gain/discriminator.attention.16": -0.2}
 DISTANCE, SCORE = "FD (digits classifier)", "IS-style (digits classifier)"
 Canned = Callable[..., Record]
 
@@ -36,15 +38,13 @@ def canned_run(tmp_path: Path) -> Canned:
     ) -> Record:
         setting = Setting(PRESETS["digits"], "paper", "digits", steps, ("classifier",))
         run = Experiment(ROWS[row], setting, seed)
-        config = run.config()
+        machine = Machine("Linux", "Test CPU", 2, 1)
         record = Record(
             row=row,
             title=ROWS[row].title,
             seed=seed,
-            config=config.to_dict(),
-            config_hash=config.config_hash(),
-            setting={"preset": "digits", "recipe": "paper", "data": "digits", "data_fingerprint": "ab" * 32}
-            | {"resolution": 32, "steps": steps, "features": ["classifier"], "samples": 1000},
+            config=run.config(),
+            setting=Conditions("digits", "paper", "digits", "ab" * 32, 32, steps, ("classifier",), 1000),
             metrics={DISTANCE: distance, SCORE: score},
             initial={DISTANCE: 250.0, SCORE: 1.0},
             class_accuracy=accuracy,
@@ -52,21 +52,17 @@ def canned_run(tmp_path: Path) -> Canned:
             file_bytes=420_000,
             seconds=90.0,
             images_per_second=355.0,
-            attention_gains={} if ROWS[row].attention is None else {"generator 16": 0.1, "discriminator 16": -0.2},
+            gains={} if ROWS[row].attention is None else GAINS,
             attention_off={} if ROWS[row].attention is None else {DISTANCE: 2 * distance},
-            provenance={
-                "machine": {"cpu": "Test CPU", "cores": 2},
-                "git": {"revision": "c0ffee"},
-                "versions": {"python": "3.11", "torch": "2.13"},
-            },
+            provenance=Provenance(
+                seed, "2026-01-01", "python x", {"python": "3.11", "torch": "2.13"}, Git("c0ffee", False), machine
+            ),
             folder=root / (folder or run.name),
         )
         record.folder.mkdir(parents=True)
         (record.folder / "config.json").write_text("{}")
         lines = [{"step": step, DISTANCE: value, SCORE: 5.0} for step, value in curve]
-        if record.attention_gains:
-            gain = {"gain/generator.attention.16": 0.1, "gain/discriminator.attention.16": -0.2}
-            lines += [{"step": step} | gain for step, _ in curve]
+        lines += [{"step": step} | record.gains for step, _ in curve]
         (record.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         Image.new("L", (40, 20), 128).save(record.folder / "samples.png")
         if samples is not None:

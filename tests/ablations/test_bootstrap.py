@@ -18,7 +18,7 @@ from ablations.bootstrap import (
 
 def gaussian(seed: int, shift: float = 0.0, size: int = 400, dimension: int = 6) -> SampleFeatures:
     random = np.random.default_rng(seed)
-    samples = (random.standard_normal((size, dimension)) * 1.5 + shift).astype(np.float32)
+    samples = random.standard_normal((size, dimension)) * 1.5 + shift
     return SampleFeatures(samples, np.zeros(dimension), np.eye(dimension))
 
 
@@ -32,15 +32,15 @@ def test_the_distance_equals_the_definition_with_scipys_square_root():
     expected = np.square(samples.mean(0) - mean).sum() + np.trace(
         ours + theirs - 2 * np.real(linalg.sqrtm(ours @ theirs))
     )
-    assert features.distance() == pytest.approx(expected, rel=1e-9)
+    assert features.distance_and_influence()[0] == pytest.approx(expected, rel=1e-9)
 
 
 def test_stored_features_give_the_distance_they_had(tmp_path):
     features = gaussian(1)
     covariance = np.diag(np.arange(1.0, 7.0))
     write_features(tmp_path, features.samples, np.full(6, 0.5), covariance)
-    exact = SampleFeatures(features.samples, np.full(6, 0.5), np.sqrt(covariance)).distance()
-    assert read_features(tmp_path).distance() == pytest.approx(exact, rel=2e-3)
+    exact = SampleFeatures(features.samples, np.full(6, 0.5), np.sqrt(covariance)).distance_and_influence()[0]
+    assert read_features(tmp_path).distance_and_influence()[0] == pytest.approx(exact, rel=2e-3)
     assert read_features(tmp_path / "elsewhere") is None
 
 
@@ -55,7 +55,7 @@ def test_with_seeds_alone_the_interval_is_scipys_percentile_interval(monkeypatch
     random = np.random.default_rng(2)
     row = dict(enumerate(random.normal(5, 1, 12)))
     dense = dict(enumerate(random.normal(6, 1, 12)))
-    monkeypatch.setattr(bootstrap.stats.t, "ppf", lambda q, df: 0.0)  # without it the interval is Student's, wider
+    monkeypatch.setattr(bootstrap, "stdtrit", lambda df, q: 0.0)  # without it the interval is Student's, wider
     ours = paired_difference(row, dense, {}, {}, resamples=20_000)
     generator = "rng" if "rng" in signature(stats.bootstrap).parameters else "random_state"  # SciPy before 1.15
     theirs = stats.bootstrap(
@@ -102,8 +102,8 @@ def test_one_seed_without_features_has_no_interval():
 def test_one_seed_with_features_has_the_interval_of_its_samples():
     row, dense = gaussian(1, 0.5), gaussian(2, 0.5)
     found = paired_difference(
-        {0: row.distance()},
-        {0: dense.distance()},
+        {0: row.distance_and_influence()[0]},
+        {0: dense.distance_and_influence()[0]},
         {0: resampled_distances(row, 200, 0)},
         {0: resampled_distances(dense, 200, 0)},
     )
@@ -117,8 +117,8 @@ def test_a_difference_inside_its_interval_is_called_none_and_one_outside_by_its_
         runs = {s: gaussian(s, base) for s in range(3)}
         others = {s: gaussian(100 + s, shift) for s, shift in enumerate(shifts)}
         return paired_difference(
-            {s: f.distance() for s, f in others.items()},
-            {s: f.distance() for s, f in runs.items()},
+            {s: f.distance_and_influence()[0] for s, f in others.items()},
+            {s: f.distance_and_influence()[0] for s, f in runs.items()},
             {s: resampled_distances(f, 200, s) for s, f in others.items()},
             {s: resampled_distances(f, 200, s) for s, f in runs.items()},
         ).verdict
@@ -131,20 +131,47 @@ def test_a_difference_inside_its_interval_is_called_none_and_one_outside_by_its_
 def test_pairing_narrows_the_interval_where_samples_are_alike():
     """Two generators that differ little on the same z: pairing removes what they share."""
     row = gaussian(1, 1.0)
-    other = SampleFeatures(row.samples + np.float32(0.01), row.real_mean, row.real_root)
+    other = SampleFeatures(row.samples + 0.01, row.real_mean, row.real_root)
     drawn = resampled_distances(row, 200, 0)
 
     def width(resampled: np.ndarray) -> float:
-        found = paired_difference({0: row.distance()}, {0: other.distance()}, {0: drawn}, {0: resampled})
+        found = paired_difference(
+            {0: row.distance_and_influence()[0]}, {0: other.distance_and_influence()[0]}, {0: drawn}, {0: resampled}
+        )
         return found.high - found.low
 
     assert width(resampled_distances(other, 200, 0)) < width(resampled_distances(other, 200, 1)) / 10
 
 
-def test_the_interval_lies_about_the_estimate_although_resampling_biases_distances_upwards():
-    """Few samples of wide features: resampled distances are all larger than the measured one."""
-    row, dense = gaussian(1, size=40), gaussian(2, size=4000)
-    drawn, others = resampled_distances(row, 300, 0), resampled_distances(dense, 300, 0)
-    assert np.median(drawn) > row.distance() * 1.1
-    found = paired_difference({0: row.distance()}, {0: dense.distance()}, {0: drawn}, {0: others})
-    assert (found.low + found.high) / 2 == pytest.approx(found.estimate, abs=0.25 * (found.high - found.low))
+def test_an_influence_is_what_a_sample_given_a_little_more_weight_moves_the_distance_by():
+    features = gaussian(3, 0.7, size=60, dimension=4)
+    _, influence = features.distance_and_influence()
+    assert abs(influence.sum()) < 1e-9
+    for sample in (0, 17):
+        # The same samples a thousand times over, and this one once more.
+        weights = np.full(60, 1000)
+        weights[sample] += 1
+        moved, _ = SampleFeatures(
+            np.repeat(features.samples, weights, axis=0), features.real_mean, features.real_root
+        ).distance_and_influence()
+        base, _ = SampleFeatures(
+            np.repeat(features.samples, 1000, axis=0), features.real_mean, features.real_root
+        ).distance_and_influence()
+        assert (moved - base) * weights.sum() == pytest.approx(influence[sample], rel=0.03)
+
+
+def test_resampled_distances_spread_as_those_computed_anew_from_resampled_features():
+    features = gaussian(4, 0.5, size=800)
+    indices = np.random.default_rng(0).integers(0, 800, (200, 800))
+    anew = [
+        SampleFeatures(features.samples[index], features.real_mean, features.real_root).distance_and_influence()[0]
+        for index in indices
+    ]
+    assert np.std(resampled_distances(features, 2000, 1)) == pytest.approx(np.std(anew), rel=0.15)
+
+
+def test_a_feature_that_no_sample_varies_in_has_no_say():
+    features = gaussian(5, 0.5)
+    dead = SampleFeatures(np.hstack([features.samples, np.zeros((400, 1))]), np.zeros(7), np.diag([1.0] * 6 + [0.0]))
+    assert dead.distance_and_influence()[0] == pytest.approx(features.distance_and_influence()[0])
+    np.testing.assert_allclose(dead.distance_and_influence()[1], features.distance_and_influence()[1], atol=1e-9)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -26,8 +27,14 @@ def test_a_half_written_result_is_renamed_and_said_and_nothing_is_lost(canned_ru
     [
         lambda values: values.pop("metrics"),
         lambda values: values.update(metrics={}),
-        lambda values: values.update(config_hash="0" * 12),
         lambda values: values.update(format=99),
+        lambda values: values["setting"].update(steps=7),
+        lambda values: values["metrics"].update({"FD (digits classifier)": "low"}),
+        lambda values: values.update(initial={}),
+        lambda values: values.update(seed="0"),
+        lambda values: values.update(gains=[1]),
+        lambda values: values["provenance"].update(machine=None),
+        lambda values: values["config"]["model"].update(resolution=32.0),
         lambda values: values["config"]["training"].update(seed=5),
         lambda values: values["metrics"].update({"FD (digits classifier)": float("nan")}),
         lambda values: values.update(surprise=1),
@@ -84,5 +91,5 @@ def test_a_command_is_refused_before_it_adds_runs_of_another_setting(canned_run,
     setting = canned_run("sagan").setting
     require_runs_belong(tmp_path, set(), setting)
     with pytest.raises(ValueError, match=r"steps 1000 against 20; .* --out"):
-        require_runs_belong(tmp_path, {"ylg-seed0"}, setting | {"steps": 20})
-    require_runs_belong(tmp_path, {"sagan-seed0"}, setting | {"steps": 2000})  # the same run may go on
+        require_runs_belong(tmp_path, {"ylg-seed0"}, replace(setting, steps=20))
+    require_runs_belong(tmp_path, {"sagan-seed0"}, replace(setting, steps=2000))  # the same run may go on

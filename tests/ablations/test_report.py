@@ -1,5 +1,6 @@
 """The report of canned runs: its tables against the runs, and the page as a browser without network shows it."""
 
+import base64
 import csv
 import io
 import json
@@ -16,15 +17,20 @@ import pytest
 from PIL import Image
 
 from ablations import page as page_of_report
+from ablations import report as report_command
 from ablations import run
-from ablations.curves import band
+from ablations.curves import band, curve
 from ablations.experiment import Experiment, Setting
 from ablations.masks import FORBIDDEN, mask_pictures
-from ablations.page import _gain_curve, _samples, command, data_uri, table_note
+from ablations.page import command, page
 from ablations.presets import PRESETS
-from ablations.report import BEGIN, END, FILES, main
+from ablations.questions import answers
+from ablations.records import read_records, write_record
+from ablations.report import BEGIN, END, FILES, NOT_IN_LATEX, main
 from ablations.rows import ROWS
-from ablations.summary import compare
+from ablations.summary import compare, summarise
+from sagan_base.config import AttentionConfig
+from sagan_base.pages import data_uri
 from ylg import head_masks
 
 DISTANCE = "FD (digits classifier)"
@@ -60,6 +66,7 @@ def test_a_difference_inside_its_interval_is_said_to_be_so(report):
     assert pd.isna(lines.loc["sagan", "difference"])
     page = (report / "report.html").read_text()
     assert "No difference to the dense row is shown for: YLG, no ESA; YLG, butterfly (" in page
+    assert '<td class="yes">lower</td>' in page and "<td>no difference shown</td>" in page
     assert f"YLG-SAGAN: lower {DISTANCE} than SAGAN" in page
 
 
@@ -85,27 +92,70 @@ def test_an_interval_of_a_single_seed_is_said_to_cover_its_samples_only(canned_r
     assert "over the samples of one training each: another seed may differ" in (tmp_path / "report.html").read_text()
 
 
-def test_markdown_latex_and_page_show_the_same_text(report):
-    markdown = (report / "report.md").read_text()
-    cells = next(line for line in markdown.splitlines() if line.startswith("| YLG-SAGAN ")).strip("| ").split("|")
-    cells = [cell.strip() for cell in cells]
+def test_latex_and_page_show_the_text_of_the_table(ablation, report):
+    summary = summarise(read_records(ablation)[0], resamples=200)
+    (line,) = summary.table[summary.table["row"] == "YLG-SAGAN"].to_dict("records")
     page, latex = (report / "report.html").read_text(), (report / "report.tex").read_text()
-    assert all(f">{cell}</td>" in page for cell in cells)
-    line = next(line for line in latex.splitlines() if line.startswith("YLG-SAGAN &"))
-    for cell in cells[:8]:
-        assert cell.replace("±", r"$\pm$") in line
+    assert all(f">{cell}</t" in page for cell in line.values())
+    (in_latex,) = [text for text in latex.splitlines() if text.startswith("YLG-SAGAN &")]
+    for column, cell in line.items():
+        assert (cell.replace("±", r"$\pm$") in in_latex) or column in NOT_IN_LATEX
     assert latex.count("{") == latex.count("}")
-    assert r"15.94" in line and line.endswith(r"\\")
+    assert r"15.94" in in_latex and in_latex.endswith(r"\\")
 
 
-def test_the_questions_whose_rows_were_run_are_answered_and_the_others_left_out(report):
-    lines = pd.read_csv(report / "questions.csv")
-    assert list(zip(lines["row"], lines["against"], strict=True)) == [
-        ("ylg", "sagan"), ("ylg", "ylg_no_esa"), ("ylg_butterfly", "ylg"),
+def test_no_string_of_a_merged_run_is_markup_a_command_or_mathematics(canned_run, tmp_path, capsys):
+    """Results come from other machines: a title or a processor's name is only ever text."""
+    title = r"$\frac{$ \input{/etc/passwd} <script>alert(1)</script> $x$ | a"
+    for row in ("sagan", "ylg"):
+        record = canned_run(row, curve=((500, 3.0), (1000, 2.0)))
+        machine = replace(record.provenance.machine, cpu=r"\input{x} <b>")
+        write_record(replace(record, title=title + row, provenance=replace(record.provenance, machine=machine)))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    assert main([str(tmp_path), "--resamples", "100", "--readme", str(readme)]) == 0
+    page, latex = (tmp_path / "report.html").read_text(), (tmp_path / "report.tex").read_text()
+    assert "<script>alert" not in page and "<b>" not in page
+    assert r"\input" not in latex and r"\frac" not in latex and r"\textbackslash{}input\{/etc/passwd\}" in latex
+    rows = [line for line in readme.read_text().splitlines() if "frac" in line]
+    assert len(rows) == 2 and all(len(re.findall(r"(?<!\\)\|", line)) == 12 for line in rows)
+
+
+def test_a_link_in_a_runs_folder_is_neither_shown_nor_collected(canned_run, tmp_path, capsys):
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"\x89PNG of somebody else")
+    runs = [canned_run(row, root=tmp_path / "runs") for row in ("sagan", "ylg")]
+    for name in ("samples.png", "initial.json"):
+        (runs[1].folder / name).unlink(missing_ok=True)
+        (runs[1].folder / name).symlink_to(secret)
+    assert main([str(tmp_path / "runs"), "--resamples", "100"]) == 0
+    page = (tmp_path / "runs" / "report.html").read_text()
+    assert data_uri(secret.read_bytes()) not in page and "no sample sheet in the run's folder" in page
+    assert main([str(tmp_path / "runs"), "--collect", str(tmp_path / "kept")]) == 0
+    assert (tmp_path / "kept" / "sagan-seed0" / "samples.png").is_file()
+    assert {path.name for path in (tmp_path / "kept" / "ylg-seed0").iterdir()} == {
+        "result.json", "config.json", "metrics.jsonl",
+    }  # fmt: skip
+
+
+def test_without_results_beside_the_installation_a_folder_is_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report_command, "SHIPPED", tmp_path / "absent")
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "give a folder of runs" in said and said.count("\n") == 1
+
+
+def test_the_questions_whose_rows_were_run_are_answered_and_the_others_left_out(ablation, report):
+    summary = summarise(read_records(ablation)[0], resamples=200)
+    found = [text for _, sentences in answers(summary.differences, DISTANCE) for text in sentences]
+    assert [text.split(" (")[0] for text in found] == [
+        "YLG-SAGAN: lower FD", "YLG-SAGAN: lower FD", "YLG, butterfly: higher FD",
     ]  # fmt: skip
-    assert lines["verdict"].tolist() == ["lower", "lower", "higher"] and lines["seeds"].tolist() == [3, 3, 2]
-    distance = pd.read_csv(report / "report.csv").set_index("row")[DISTANCE]
-    assert lines["difference"][1] == pytest.approx(distance["ylg"] - distance["ylg_no_esa"])
+    assert [text.rpartition("; ")[2] for text in found] == ["3 seeds).", "3 seeds).", "2 seeds)."]
+    distance = summary.figures.set_index("row")[DISTANCE]
+    difference = summary.differences["ylg", "ylg_no_esa"].estimate
+    assert difference == pytest.approx(distance["ylg"] - distance["ylg_no_esa"], rel=1e-4)
     page = (report / "report.html").read_text()
     assert "does ESA help?" in page and f"YLG-SAGAN: lower {DISTANCE} than YLG, no ESA" in page
     assert "pool or tile" not in page
@@ -113,8 +163,8 @@ def test_the_questions_whose_rows_were_run_are_answered_and_the_others_left_out(
 
 def test_the_distance_with_attention_off_stands_in_the_table(report):
     line = pd.read_csv(report / "report.csv").set_index("row").loc["ylg"]
-    assert line[f"{DISTANCE}, attention off"] == pytest.approx(2 * line[DISTANCE])
-    assert "attention off" in (report / "report.md").read_text()
+    assert line[f"{DISTANCE}, attention off"] == pytest.approx(2 * line[DISTANCE], rel=1e-5)
+    assert '<th scope="col" class="number">attention off</th>' in (report / "report.html").read_text()
 
 
 def test_the_csv_is_readable_without_pandas_and_counts_the_seeds(report):
@@ -181,7 +231,7 @@ addEventListener("load", () => {
     images: images.length,
     loaded: images.filter(image => image.complete && image.naturalWidth > 0).length,
     plots: [...document.querySelectorAll(".plot svg")].map(svg => svg.getBoundingClientRect().height > 100),
-    text: [...document.querySelectorAll("#result ~ .scroll td:first-child")].map(cell => cell.textContent).slice(0, 4),
+    text: [...document.querySelectorAll("#result ~ .scroll tbody th")].map(cell => cell.textContent).slice(0, 4),
     overflow: document.documentElement.scrollWidth > innerWidth,
   }) + "</pre>");
 });
@@ -213,22 +263,24 @@ def test_a_browser_without_network_shows_all_text_and_images(report, tmp_path):
 def test_the_command_of_a_row_is_one_that_makes_this_run(canned_run):
     named = canned_run("ylg")
     single = replace(named, row="ltr_hilbert_4-heads_pool")
-    single.config["model"]["attention"] |= {"pattern": "ltr", "order": "hilbert", "num_heads": 4, "alignment": "pool"}
+    model = replace(single.config.model, attention=AttentionConfig("ltr", 4, "hilbert", "pool"))
+    single = replace(single, config=replace(single.config, model=model))
     for record, name in ((named, "ylg"), (single, "ltr_hilbert_4-heads_pool")):
-        record.setting["recipe"] = "biggan"
+        record = replace(record, setting=replace(record.setting, recipe="biggan"))
         words = shlex.split(command(record))
         assert words[:2] == ["python", "ablations/run.py"]
         asked = run.request(run.parser().parse_args(words[2:]))
         (experiment,) = asked.experiments
         assert (experiment.row.name, experiment.seed, asked.setting.recipe) == (name, 0, "biggan")
-        assert asked.setting.steps == record.setting["steps"]
+        assert asked.setting.steps == record.setting.steps
 
 
 def test_gains_are_drawn_as_sizes_and_notes_speak_of_the_columns_shown(canned_run):
     record = canned_run("ylg", curve=((500, 3.0), (1000, 2.0)))
-    assert _gain_curve("discriminator 16")(record) == [(500, 0.2), (1000, 0.2)]
-    assert "Best:" in table_note([record], ["row", "best @ step"])
-    assert "Best:" not in table_note([record], ["row"]) and "Attention off" not in table_note([record], ["row"])
+    assert curve(record, "gain/discriminator.attention.16") == [(500, 0.2), (1000, 0.2)]
+    note = summarise([record]).note
+    assert "Best:" in note(["row", "best @ step"])
+    assert "Best:" not in note(["row"]) and "Attention off" not in note(["row"])
 
 
 def test_rows_are_compared_on_the_same_resampled_samples(canned_run):
@@ -241,7 +293,7 @@ def test_rows_are_compared_on_the_same_resampled_samples(canned_run):
 def test_a_row_is_compared_with_the_dense_row_of_its_own_recipe_and_else_with_the_baseline_asked_for(
     canned_run, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("ablations.report.page", lambda *_: "")  # its drawings take seconds
+    monkeypatch.setattr("ablations.report.page", lambda _: "")  # its drawings take seconds
     for row in ("sagan", "sagan_8", "ylg", "sagan_biggan", "ylg_biggan"):
         canned_run(row)
     assert main([str(tmp_path), "--baseline", "sagan_8", "--resamples", "100"]) == 0
@@ -258,10 +310,11 @@ def test_a_band_runs_from_the_lowest_seed_to_the_highest_where_all_seeds_measure
 
 @pytest.mark.parametrize("row", ["ylg", "ylg_pool"])
 def test_the_pictures_of_masks_show_the_rows_own_masks_and_the_keys_of_the_query_in_the_middle(row):
-    def allowed(png: bytes) -> np.ndarray:
+    def allowed(uri: str) -> np.ndarray:
+        png = base64.b64decode(uri.partition(",")[2])
         return (np.array(Image.open(io.BytesIO(png)).convert("RGB")) != FORBIDDEN).any(axis=-1)
 
-    pictures = mask_pictures(Experiment(ROWS[row], Setting(PRESETS["digits"], "paper", "digits", 100, ()), 0))
+    pictures = mask_pictures(Experiment(ROWS[row], Setting(PRESETS["digits"], "paper", "digits", 100, ()), 0).model())
     alignment = {"ylg": "rows", "ylg_pool": "pool"}[row]
     masks = head_masks("ltr_rtl", (16, 16), (8, 8), 8, "manhattan", alignment).numpy()
     heads = [int(head) for picture in pictures for head in picture.heads.split(", ")]
@@ -276,6 +329,7 @@ def test_the_sample_sheet_shown_of_a_row_is_that_of_its_first_seed(canned_run):
     runs = [canned_run("ylg", seed, distance=3.0 + seed) for seed in (2, 0, 1)]
     for record in runs:
         Image.new("L", (4, 4), record.seed).save(record.folder / "samples.png")
-    shown = _samples({"ylg": runs})
-    assert data_uri((runs[1].folder / "samples.png").read_bytes()) in shown
-    assert shown.count("<img") == 1 and f"{DISTANCE} 3.00" in shown
+    summary = summarise(runs, resamples=100)
+    text = page(summary)
+    assert data_uri((runs[1].folder / "samples.png").read_bytes()) in text
+    assert text.count('<img alt="samples of') == 1 and f"YLG-SAGAN: {DISTANCE} 3.00" in text

@@ -6,8 +6,8 @@ import pytest
 
 from ablations import sizes
 from ablations.experiment import Experiment, Setting
+from ablations.paper import PUBLISHED, paper_columns
 from ablations.presets import PRESETS, find_preset
-from ablations.published import PUBLISHED
 from ablations.rows import EXTENDED_ROWS, PAPER_ROWS, ROWS, attention, find_rows, row_of
 from ablations.sizes import parameter_counts, require_equal_sizes
 from sagan_base.checkpoint import build_networks
@@ -19,7 +19,8 @@ SETTING = Setting(PRESETS["digits"], "paper", "digits", 100, ("classifier",))
 
 def test_the_five_rows_are_those_of_the_papers_table():
     table = [
-        (row.attention.num_heads, row.attention.pattern, row.attention.order, row.published.fid) for row in PAPER_ROWS
+        (row.attention.num_heads, row.attention.pattern, row.attention.order, PUBLISHED[row.name].fid)
+        for row in PAPER_ROWS
     ]
     assert table == [
         (1, "dense", "raster", 18.65),
@@ -32,9 +33,10 @@ def test_the_five_rows_are_those_of_the_papers_table():
 
 
 def test_unconfirmed_figures_carry_their_asterisk():
-    assert PUBLISHED["sagan_8"].fid_text == "20.09*" and PUBLISHED["sagan_8"].inception_score_text == "46.01"
-    assert PUBLISHED["ylg_strided"].inception_score_text == "55.21*"
-    assert PUBLISHED["ylg"].fid_text == "15.94"
+    assert PUBLISHED["sagan_8"].columns() == {"FID": "20.09*", "IS": "46.01"}
+    assert PUBLISHED["ylg_strided"].columns() == {"FID": "16.64*", "IS": "55.21*"}
+    assert PUBLISHED["ylg"].columns() == {"FID": "15.94", "IS": "57.22"}
+    assert paper_columns("ylg_pool") == {"paper FID": "-", "paper IS": "-"}
 
 
 def test_rows_have_names_of_their_own_and_every_published_figure_has_its_row():
@@ -91,7 +93,7 @@ def test_a_command_that_names_the_papers_choices_is_the_papers_row():
 
 def test_any_other_combination_is_a_row_of_its_own_without_published_figures():
     row = row_of(attention("ltr", "hilbert", 4, alignment="tile"))
-    assert row.name == "ltr_hilbert_4-heads_tile" and row.published is None
+    assert row.name == "ltr_hilbert_4-heads_tile" and row.kind == "asked"
     assert row_of(attention("ltr_rtl", "manhattan", mode="sequential", num_heads=4)).name.endswith("sequential")
 
 

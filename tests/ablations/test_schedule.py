@@ -6,31 +6,48 @@ from pathlib import Path
 
 import pytest
 
-from ablations import cost, run, schedule
-from ablations.cost import Cost, duration, estimate
+from ablations import run, schedule
 from ablations.experiment import Experiment, Setting
 from ablations.presets import PRESETS
 from ablations.rows import ROWS
+from ablations.schedule import duration, expected_seconds
 from sagan_base.checkpoint import checkpoint_path
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """Costs without timing anything: 100 seconds a run."""
-    monkeypatch.setattr(schedule, "estimate", lambda config: Cost(100.0, 2e9))
+def measured(canned_run, tmp_path, monkeypatch):
+    """Two measured runs of 90 seconds for 900 and 450 steps: a row of its own, and all the others."""
+    runs = [canned_run(row, steps=steps, root=tmp_path / "measured") for row, steps in (("sagan", 900), ("ylg", 450))]
+    monkeypatch.setattr(schedule, "measured_runs", lambda: runs)
 
 
-def test_the_list_names_every_row_with_its_question_figures_and_cost(quick, capsys):
+def test_the_list_names_every_row_with_its_question_figures_and_time(measured, capsys):
     assert run.main(["--list"]) == 0
     text = capsys.readouterr().out
     assert all(f"{row.name} " in text and row.question in text for row in ROWS.values())
     assert "FID 16.64*, IS 55.21*" in text and "* not confirmed" in text
-    assert "about 2 min, 2.0 GB a run" in text
-    assert f"{len(ROWS)} rows x 1 seed = {len(ROWS)} runs, about 32 min" in text
+    assert "0.34M parameters; about 2 min a run" in text
+    seconds = 100 + 200 + 150 * (len(ROWS) - 2)  # 0.1 and 0.2 seconds a step, and their mean
+    assert f"{len(ROWS)} rows x 1 seed = {len(ROWS)} runs: about {duration(seconds)} one after the other" in text
+    assert "as measured on 2 cores of Test CPU" in text
+
+
+def test_what_no_measured_run_tells_is_said_to_be_unknown(measured, capsys):
+    assert run.main(["--rows", "sagan", "--preset", "imagenet128", "--list"]) == 0
+    text = capsys.readouterr().out
+    assert "81.54M parameters; time unknown a run" in text
+    assert "time unknown, because no run of preset imagenet128 lies in ablations/results" in text
+
+
+def test_the_repository_holds_measured_runs_of_the_default_preset():
+    def seconds(steps: int) -> float:
+        return expected_seconds(Experiment(ROWS["ylg"], Setting(PRESETS["digits"], "paper", "digits", steps, ()), 0))
+
+    assert seconds(1000) == pytest.approx(10 * seconds(100)) and 30 < seconds(1000) < 3600
 
 
 def test_a_dry_run_tells_finished_started_and_new_runs_apart_and_writes_nothing(
-    quick, canned_run, tmp_path, monkeypatch, capsys
+    measured, canned_run, tmp_path, monkeypatch, capsys
 ):
     canned_run("sagan", steps=PRESETS["digits"].steps)
     started = checkpoint_path(tmp_path / "ylg-seed0" / "checkpoints", PRESETS["digits"].steps // 4)
@@ -45,7 +62,7 @@ def test_a_dry_run_tells_finished_started_and_new_runs_apart_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_each_task_of_the_slurm_array_is_one_run(quick, tmp_path, monkeypatch, capsys):
+def test_each_task_of_the_slurm_array_is_one_run(measured, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["--rows", "sagan", "ylg", "--seeds", "2", "--steps", "9", "--data", "folder:my images"]
     options += ["--features", "efficientnet", "classifier", "--inception-weights", "my weights.pth", "--device", "cpu"]
@@ -71,37 +88,6 @@ def test_each_task_of_the_slurm_array_is_one_run(quick, tmp_path, monkeypatch, c
         assert request.out == tmp_path / "runs" / f"ablation-on-my images-9-steps-{'-'.join(request.setting.features)}"
         runs += [experiment.name for experiment in request.experiments]
     assert runs == ["sagan-seed0", "ylg-seed0", "sagan-seed1", "ylg-seed1"]
-
-
-def test_an_estimate_grows_with_steps_and_its_memory_holds_the_weights():
-    def of(steps: int) -> Cost:
-        return estimate(Experiment(ROWS["ylg"], Setting(PRESETS["digits"], "paper", "digits", steps, ()), 0).config())
-
-    once, tenfold = of(10), of(100)
-    assert tenfold.seconds == pytest.approx(10 * once.seconds) and once.seconds > 0
-    assert tenfold.bytes == once.bytes
-
-
-def test_operations_are_those_of_the_convolutions_counted_by_hand():
-    """A DCGAN at 16x16 without classes: three matrix products and their two gradients each are all it computes."""
-    from dataclasses import replace
-
-    model = Experiment(ROWS["dcgan"], Setting(PRESETS["digits"], "paper", "digits", 1, ()), 0).model()
-    model = replace(model, resolution=16, num_classes=1, generator_attention=None, discriminator_attention=None)
-    z, g, d = model.latent_dim, model.generator_channels, model.discriminator_channels
-    forward = [
-        2 * z * 16 * g(8),  # to 4x4
-        2 * 4 * 4 * 16 * g(8) * g(8),  # transposed 4x4 convolution: each input cell meets 16 weights
-        2 * 8 * 8 * 16 * g(8) * g(16),
-        2 * 16 * 16 * 9 * g(16) * model.image_channels,
-        2 * 8 * 8 * 16 * model.image_channels * d(8),
-        2 * 4 * 4 * 16 * d(8) * d(4),
-        2 * d(4),
-    ]
-    # Backward costs twice the forward pass, but for the gradient to z, which nobody asks for. Each spectral norm adds
-    # a few matrix-vector products.
-    operations, _ = cost._per_image(model)
-    assert operations == pytest.approx(3 * sum(forward) - forward[0], rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,11 @@
 """The table against numbers worked by hand."""
 
-import io
-
 import pandas as pd
 import pytest
 
 from ablations.records import read_records
 from ablations.summary import summarise
-from ablations.table import cell, markdown, run_table, write_table
+from ablations.table import run_table, write_table
 
 DISTANCE, SCORE = "FD (digits classifier)", "IS-style (digits classifier)"
 
@@ -44,7 +42,7 @@ def test_means_deviations_and_counts_over_seeds_are_those_worked_by_hand(canned_
     ):
         canned_run("ylg", seed, distance, score, accuracy, curve=((best, distance - 1), (1000, distance)))
     canned_run("sagan", 0, 8.0)
-    summary = summarise(read_records(tmp_path)[0], {}).set_index("row")
+    summary = summarise(read_records(tmp_path)[0]).figures.set_index("row")
     ylg = summary.loc["ylg"]
     assert (ylg["n"], ylg[DISTANCE], ylg[f"{DISTANCE} sd"]) == (3, 7.0, 3.0)  # squares 9 + 0 + 9, over n - 1 = 2
     assert (ylg[SCORE], ylg[f"{SCORE} sd"]) == (6.0, 1.0)
@@ -60,19 +58,3 @@ def test_unfinished_runs_are_named_below_the_table(canned_run, tmp_path):
     records, unfinished = read_records(tmp_path)
     write_table(records, unfinished, tmp_path)
     assert "Unfinished: ylg-seed0." in (tmp_path / "table.md").read_text()
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(1797, "1,797"), (12.345, "12.35"), (257.12, "257.1"), (0.123456, "0.123"), (0.01234, "0.0123"), (None, "-"),
-     (float("nan"), "-"), (-0.5, "-0.500"), ("16.64*", "16.64*"), (1.0, "1.00"), (0.0, "0.00")],
-)  # fmt: skip
-def test_numbers_are_shown_with_about_four_significant_digits(value, shown):
-    assert cell(value) == shown
-
-
-def test_a_markdown_table_reads_back_as_it_was_written():
-    text = markdown(pd.DataFrame({"row": ["a", "b"], "value": [1.5, 20.25]}))
-    lines = [line.strip("| ") for line in text.splitlines()]
-    back = pd.read_csv(io.StringIO("\n".join(lines[:1] + lines[2:])), sep=r"\s*\|\s*", engine="python")
-    assert back.to_dict("list") == {"row": ["a", "b"], "value": [1.5, 20.25]}

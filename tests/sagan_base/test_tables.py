@@ -59,7 +59,7 @@ def test_figures_are_rounded_before_they_are_written_so_that_the_last_digits_of_
     frames = [
         pd.DataFrame({"row": ["a"], "n": [1234567], "x": [value], "y": [1e-9 * value]}) for value in (here, there)
     ]
-    assert csv(frames[0]) == csv(frames[1]) == "row,n,x,y\na,1234567,1.2346,1.2346e-09\n"
+    assert csv(frames[0]) == csv(frames[1]) == "row,n,x,y\na,1234567,1.23457,1.23457e-09\n"
     assert rounded(rounded(frames[0])).equals(rounded(frames[0]))
     assert np.isnan(rounded(pd.DataFrame({"x": [float("nan")]}))["x"][0])
 

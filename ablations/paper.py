@@ -6,6 +6,8 @@ that could not be confirmed from a source at hand; it is shown wherever the figu
 
 from dataclasses import dataclass
 
+import pandas as pd
+
 
 @dataclass(frozen=True)
 class Published:
@@ -24,19 +26,14 @@ class Published:
     source: str
     unconfirmed: tuple[str, ...] = ()
 
-    @property
-    def fid_text(self) -> str:
-        """ "16.64*" for an unconfirmed figure, "-" where there is none."""
-        return self._text("fid")
+    def columns(self) -> dict[str, str]:
+        """The two figures as columns of a table: "16.64*" where unconfirmed, "-" where there is none."""
 
-    @property
-    def inception_score_text(self) -> str:
-        """As ``fid_text``."""
-        return self._text("inception_score")
+        def shown(name: str) -> str:
+            value = getattr(self, name)
+            return "-" if value is None else f"{value:.2f}" + "*" * (name in self.unconfirmed)
 
-    def _text(self, name: str) -> str:
-        value = getattr(self, name)
-        return "-" if value is None else f"{value:.2f}" + "*" * (name in self.unconfirmed)
+        return {"FID": shown("fid"), "IS": shown("inception_score")}
 
 
 IMAGENET = "ImageNet 128x128, best of 1.5M steps"
@@ -70,12 +67,15 @@ ANCHORS: tuple[tuple[str, Published], ...] = (
 )
 
 
-def anchor_rows() -> list[dict[str, str]]:
-    """``ANCHORS`` as lines of a table."""
-    return [
-        {"what": what, "FID": f.fid_text, "IS": f.inception_score_text, "on": f.where, "by": f.source}
-        for what, f in ANCHORS
-    ]
+ASTERISK = "* not confirmed from a source at hand."
 
 
-ASTERISK = "\\* not confirmed from a source at hand."
+def anchor_table() -> pd.DataFrame:
+    """``ANCHORS`` as a table."""
+    return pd.DataFrame([{"what": what, **f.columns(), "on": f.where, "by": f.source} for what, f in ANCHORS])
+
+
+def paper_columns(row: str) -> dict[str, str]:
+    """What was published for a row, as columns to stand beside ours."""
+    figures = PUBLISHED.get(row, Published(None, None, "", "")).columns()
+    return {f"paper {name}": value for name, value in figures.items()}
