@@ -27,15 +27,11 @@ from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from comparison import DENSE, MASKED, ONE_HEAD, OURS, growth, plot, summary, table
 from scipy.sparse import csr_array
 from timing import captured, copy_bandwidth, described, held_bytes, in_turns, peak_bytes, quartiles, ratios
 from torch import Tensor
@@ -43,7 +39,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.distributed import find_device
-from sagan_base.files import atomic_write, write_json
+from sagan_base.files import write_json
 from sagan_base.options import Parser
 from sagan_base.provenance import provenance
 from sagan_base.tables import text
@@ -51,8 +47,6 @@ from ylg import attention_plan, sparse_attention, sparse_head_masks
 
 RESULTS = Path("runs/benchmarks")  # those in benchmarks/results are what RESULTS.md quotes: replace them on purpose
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-1}  # of the largest value; what is further off is wrong
-OURS, MASKED, DENSE, ONE_HEAD = "ours", "same masks", "dense heads", "one dense head"
-PEERS = (MASKED, DENSE, ONE_HEAD)
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,7 @@ def neighbourhood(grid: int, side: int = 7) -> csr_array:
     return csr_array((np.ones(keys.size, bool), (rows, keys.ravel())), shape=(grid**2, grid**2))
 
 
-PATTERNS = ("ltr_rtl", "strided", "butterfly")
+PATTERNS = ("ltr_rtl", "strided", "butterfly", "rotated_blocks", "interlaced8")
 CASES = {
     "grid-16": Case(16, 8),
     "grid-32": Case(32, 8, PATTERNS),
@@ -123,7 +117,6 @@ CASES = {
     "grid-64-batch-16-bfloat16": Case(64, 16, PATTERNS, dtype="bfloat16"),
 }
 ON_A_CPU = tuple(name for name in CASES if "batch" not in name)
-GROWTH = ("grid-16", "grid-32", "grid-64", "grid-128", "grid-256")  # what the plot shows, per image
 
 Method = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -218,7 +211,7 @@ def measure(name: str, case: Case, device: torch.device, rounds: int, budget: fl
         try:
             method = candidate.make()
             row |= errors(method, case, candidate, inputs, d_out)
-            row["held_mb"] = held_bytes(method) / 1e6
+            row["kept_mb"] = held_bytes(method) / 1e6
             for kind, step in passes(method, inputs, d_out if candidate.backward else None, device):
                 row[f"{kind}_peak_mb"] = peak_bytes(step, device) / 1e6
                 steps[len(rows) - 1, kind] = step
@@ -248,7 +241,6 @@ def passes(method: Method, inputs: list[Tensor], d_out: Tensor | None, device: t
     if d_out is not None:
         found["both"] = lambda: torch.autograd.grad(method(*inputs), inputs, d_out)
     for kind, step in found.items():
-        step()
         yield kind, step
         if device.type == "cuda":
             yield f"{kind}_graph", captured(step)
@@ -278,105 +270,22 @@ def errors(method: Method, case: Case, candidate: Candidate, inputs: list[Tensor
     return {"error": off[0]} | ({"gradient_error": max(off[1:])} if candidate.backward else {})
 
 
-# --- what it comes to -------------------------------------------------------------------------------------------------
-
-
-def summary(rows: list[dict], pass_: str = "both") -> list[dict[str, Any]]:
-    """Of every case ours, a line a pattern, and each peer in its fastest way: how often the time of ours it takes."""
-    lines = []
-    for case in dict.fromkeys(row["case"] for row in rows):
-        here = [row for row in rows if row["case"] == case]
-        measured = [row for row in here if f"{pass_}_ms" in row]
-        shown = [row for row in measured if row["kind"] == OURS]
-        for kind in PEERS:
-            ways = [row for row in measured if row["kind"] == kind] or [row for row in here if row["kind"] == kind]
-            shown.append(min(ways, key=lambda row: row.get(f"{pass_}_ratio", (0, 0))[1]))
-        for row in shown:
-            line = {"case": case, "batch": row["batch"], "what": row["kind"], "fastest way": row["method"]}
-            if f"{pass_}_ms" in row:
-                low, ratio, high = row[f"{pass_}_ratio"]
-                line |= {"ms": row[f"{pass_}_ms"][1], "times ours": ratio, "quartiles": f"{low:.2f} to {high:.2f}"}
-                line |= {"peak MB": row[f"{pass_}_peak_mb"], "kept MB": row["held_mb"]}
-            else:
-                line["fastest way"] = row.get("left_out", "no backward here")
-            lines.append(line)
-    return lines
-
-
-def table(rows: list[dict]) -> str:
-    """Every method, for a terminal; times of CUDA graphs where there are any."""
-    lines = []
-    for row in rows:
-        line = {"case": row["case"], "what": row["kind"], "way": row["method"]}
-        for kind in ("forward", "both", "forward_graph", "both_graph"):
-            if f"{kind}_ms" in row:
-                line |= {f"{kind} ms": row[f"{kind}_ms"][1], f"x ours, {kind}": row[f"{kind}_ratio"][1]}
-                line[f"GB/s, {kind}"] = row[f"{kind}_gb_per_s"]
-        line["peak MB"] = row.get("both_peak_mb", row.get("forward_peak_mb"))
-        line |= {"kept MB": row.get("held_mb")}
-        line |= {name: f"{row[name]:.0e}" for name in ("error", "gradient_error") if name in row}
-        lines.append(line | {"left out": row.get("left_out", "")})
-    frame = pd.DataFrame(lines).dropna(axis="columns", how="all")
-    return text(frame.where(frame.notna(), None))
-
-
-def growth(rows: list[dict], pass_: str) -> dict[str, tuple[list[int], list[float], float | None]]:
-    """Ours and the fastest way of each peer: numbers of queries, milliseconds an image, the slope of their logarithms.
-
-    The slope is fitted over grids from 32, where fixed costs no longer hide the growth; None with fewer than two.
-    """
-    found = {}
-    grids = {row["case"]: row["grid"] for row in rows if row["case"] in GROWTH}
-    for kind in (OURS, *PEERS):
-        lines = [
-            line for line in summary(rows, pass_) if line["case"] in grids and line["what"] == kind and "ms" in line
-        ]
-        points = {}
-        for line in lines:  # ours has a line a pattern; the first is that of the peers
-            points.setdefault(grids[line["case"]] ** 2, line["ms"] / line["batch"])
-        if points:
-            n, ms = map(list, zip(*sorted(points.items()), strict=True))
-            large = [i for i, size in enumerate(n) if size >= 32**2]
-            logs = np.log(n)[large], np.log(ms)[large]
-            found[kind] = n, ms, float(np.polyfit(*logs, 1)[0]) if len(large) > 1 else None
-    return found
-
-
-def plot(result: dict, path: Path) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
-    for axis, kind, title in zip(axes, ("forward", "both"), ("forward", "forward + backward"), strict=True):
-        for name, (n, ms, slope) in growth(result["rows"], kind).items():
-            label = name if slope is None else f"{name}: n^{slope:.2f}"
-            style = {"color": f"C{(OURS, *PEERS).index(name)}", "linewidth": 2.2 if name == OURS else 1.3}
-            axis.plot(n, ms, "o-", label=label, **style)
-        axis.set(xscale="log", yscale="log", xlabel="queries n (keys: n / 4)", title=title)
-        grids = [CASES[name].grid for name in GROWTH]
-        axis.set_xticks([grid**2 for grid in grids], [f"{grid}\u00b2" for grid in grids])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, title="each the fastest way to run it", title_fontsize=8)
-    axes[0].set_ylabel("milliseconds an image")
-    figure.suptitle(f"8 heads, LTR + RTL, float32, {result['device']}", fontsize=10)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=130)
-    plt.close(figure)
+# --- the command ------------------------------------------------------------------------------------------------------
 
 
 def write(result: dict, stem: Path) -> None:
     """The JSON and, where there is growth to show, the plot."""
-    result["summary"] = summary(result["rows"])
-    slopes = {kind: slope for kind, (_, _, slope) in growth(result["rows"], "both").items() if slope is not None}
-    result["growth"] = {kind: round(slope, 2) for kind, slope in slopes.items()}
-    write_json(stem.with_suffix(".json"), result)
+    slopes = {kind: slope for kind, (_, _, slope) in growth(result["rows"]).items() if slope is not None}
+    write_json(stem.with_suffix(".json"), result | {"summary": summary(result["rows"]), "growth": slopes})
     if slopes:
-        plot(result, stem.with_suffix(".png"))
+        plot(result["rows"], result["device"], stem.with_suffix(".png"))
 
 
 def read_results(path: Path) -> dict:
     """What ``write`` stored. Raises ValueError where the file holds something else."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        summary(stored["rows"]), stored["device"]
+        table(stored["rows"]), stored["device"], stored["rows"][0]["kind"]
     except (ValueError, TypeError, KeyError):
         raise ValueError(f"--redraw {path} holds no results of this benchmark; give the JSON file it wrote") from None
     return stored
@@ -431,10 +340,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\n{table(rows)}", flush=True)
         result["rows"] += rows
         write(result, stem)  # after each case: a large one may take minutes, and be stopped
-    print(f"\nforward and backward:\n{text(pd.DataFrame(result['summary']))}")
-    grows = ", ".join(f"{kind} n^{slope}" for kind, slope in result["growth"].items())
-    print(f"growth with the number of queries n, grids from 32 on: {grows or 'too few grids to say'}")
-    print(f"written: {stem}.json{' and .png' if grows else ''}")
+    print(f"\nforward and backward:\n{text(pd.DataFrame(summary(result['rows'])))}\nwritten: {stem}.json")
     return 0
 
 

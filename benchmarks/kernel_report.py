@@ -31,11 +31,13 @@ with usage_errors():  # before triton is imported, which asks once
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         raise ValueError("TRITON_INTERPRET is set, so kernels would be interpreted: unset it")
 
+import pandas as pd
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
 import ylg
+from sagan_base.tables import text
 from ylg.backends.triton import operators
 from ylg.backends.triton.operators import attention_map, tile_attention, tile_attention_backward
 from ylg.devices import TRITON_HEAD_DIM
@@ -118,14 +120,10 @@ def costs(kernel: triton.compiler.CompiledKernel) -> dict[str, int]:
 
 def everything(plan, dtype: torch.dtype, dim_qk: int, dim_v: int, channels_first: bool):
     """All operators, forward and backward, on small tensors on the CPU: only shapes, strides and types matter."""
-    if channels_first:  # what a 1x1 convolution's NCHW output is when seen as [B, H, N, D]
 
-        def tensor(n, d):
-            return torch.zeros(2, plan.num_heads, d, n, dtype=dtype).mT
-    else:
-
-        def tensor(n, d):
-            return torch.zeros(2, plan.num_heads, n, d, dtype=dtype)
+    def tensor(n: int, d: int) -> torch.Tensor:
+        made = torch.zeros(2, plan.num_heads, n, d, dtype=dtype)
+        return made.mT.contiguous().mT if channels_first else made  # an NCHW map seen as [B, H, N, D]
 
     queries, keys = tensor(plan.num_queries, dim_qk), tensor(plan.num_keys, dim_qk)
     values, out = tensor(plan.num_keys, dim_v), tensor(plan.num_queries, dim_v)
@@ -142,55 +140,46 @@ def everything(plan, dtype: torch.dtype, dim_qk: int, dim_v: int, channels_first
 CAPABILITIES = (75, 80, 86, 87, 89, 90, 100, 103, 120, 121)  # Turing to Blackwell; the compiler aborts on others
 
 
-def head_dims(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
+def head_dims(word: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)x(\d+)", word)
     if not found or not all(1 <= int(dim) <= TRITON_HEAD_DIM for dim in found.groups()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not two head dims from 1 to {TRITON_HEAD_DIM}, as in 4x16")
+        raise argparse.ArgumentTypeError(f"{word!r} is not two head dims from 1 to {TRITON_HEAD_DIM}, as in 4x16")
     return int(found[1]), int(found[2])
 
 
 def main() -> None:
     parser = Parser("benchmarks/kernel_report.py", __doc__.split("\n\n")[0])
-    parser.add_argument("--capability", type=int, default=90, help="compute capability of the GPU (default: 90)")
-    parser.add_argument("--grid", type=int, default=32, help="side of the query grid; keys have half (default: 32)")
-    parser.add_argument("--pattern", default="ltr_rtl", help="pattern of the heads (default: ltr_rtl)")
-    parser.add_argument(
-        "--dims", nargs="+", type=head_dims, default=[(4, 16), (2, 8)], metavar="QKxV",
-        help="head dims (default: 4x16 2x8, the generator's and the discriminator's)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dtypes", nargs="+", default=["float32", "bfloat16"], choices=[str(t)[6:] for t in operators.DTYPES],
-        help="(default: float32 bfloat16)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--layouts", nargs="+", default=["cells-last", "dims-last"], choices=["cells-last", "dims-last"],
-        help="cells-last: views of NCHW feature maps; dims-last: contiguous [B, H, N, D] (default: both)",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="one JSON object a kernel instead of the table")
+    add = parser.add_argument
+    add("--capability", type=int, default=90, choices=CAPABILITIES, help="compute capability of the GPU (default: 90)")
+    add("--grid", type=int, default=32, help="side of the query grid; keys have half (default: 32)")
+    add("--pattern", default="ltr_rtl", help="pattern of the heads (default: ltr_rtl)")
+    add("--dims", type=head_dims, default=[(4, 16), (2, 8)], nargs="+", metavar="QKxV", help="(default: 4x16 2x8)")
+    dtypes, layouts = [str(dtype)[6:] for dtype in operators.DTYPES], ["cells-last", "dims-last"]
+    add("--dtypes", choices=dtypes, default=["float32", "bfloat16"], nargs="+", help="(default: float32 bfloat16)")
+    add(
+        "--layouts",
+        choices=layouts,
+        default=layouts,
+        nargs="+",
+        help="views of NCHW maps, or [B, H, N, D] (default: both)",
+    )
+    add("--json", action="store_true", help="one JSON object a kernel instead of the table")
     options = parser.parse_args()
     side = options.grid
-    if side < 2 or side % 2:
-        parser.error(f"argument --grid: {side} is not an even number from 2 up (keys have half the side)")
-    if options.capability not in CAPABILITIES:
-        parser.error(f"argument --capability: {options.capability} is not one of {', '.join(map(str, CAPABILITIES))}")
-    try:
-        masks = ylg.sparse_head_masks(options.pattern, (side, side), (side // 2, side // 2))
-    except ValueError as error:
-        parser.error(f"argument --pattern: {error}")
-    plan = ylg.attention_plan(masks)
-    rows = itertools.product(options.dims, options.dtypes, options.layouts)
-    for number, (dims, dtype, layout) in enumerate(rows):
+    with usage_errors():
+        if side < 2 or side % 2:
+            raise ValueError(f"--grid {side} is not an even number from 2 up (keys have half the side)")
+        plan = ylg.attention_plan(ylg.sparse_head_masks(options.pattern, (side, side), (side // 2, side // 2)))
+    rows = []
+    for dims, dtype, layout in itertools.product(options.dims, options.dtypes, options.layouts):
         run = everything(plan, getattr(torch, dtype), *dims, channels_first=layout == "cells-last")
         for name, kernel in compile_kernels(run, options.capability).items():
             row = {"kernel": name, "dims": f"{dims[0]}x{dims[1]}", "dtype": dtype, "layout": layout}
-            row |= {"warps": kernel.metadata.num_warps, **costs(kernel)}
+            rows.append(row | {"warps": kernel.metadata.num_warps, **costs(kernel)})
             if options.json:
-                print(json.dumps(row), flush=True)
-                continue
-            widths = [{"kernel": 18, "layout": 10}.get(column, max(len(column), 8)) for column in row]
-            if number == 0 and name == "forward":
-                print(*(f"{column:>{width}}" for column, width in zip(row, widths, strict=True)))
-            print(*(f"{value:>{width}}" for value, width in zip(row.values(), widths, strict=True)), flush=True)
+                print(json.dumps(rows[-1]), flush=True)
+    if not options.json:
+        print(text(pd.DataFrame(rows)))
 
 
 if __name__ == "__main__":

@@ -33,13 +33,14 @@ def in_turns(
 ) -> dict[Name, list[float]]:
     """Seconds a call of every step, one figure a round; entries of one index were measured side by side.
 
-    Each step has been called before, so that it is warm. One whose rounds have taken ``budget`` seconds in all takes
+    Each step has been called before, so that it is warm; in the first round each is called once, and then as often as
+    the clock needs. One whose rounds have taken ``budget`` seconds in all takes
     part in no more than FEWEST_ROUNDS: its list is shorter.
     """
-    calls = {name: max(1, round(LONG_ENOUGH / max(seconds(step, device), 1e-6))) for name, step in steps.items()}
-    times: dict[Name, list[float]] = {name: [] for name in steps}
+    times = {name: [seconds(step, device)] for name, step in steps.items()}
+    calls = {name: max(1, round(LONG_ENOUGH / max(once, 1e-6))) for name, (once,) in times.items()}
     names = list(steps)
-    for turn in range(rounds):
+    for turn in range(1, rounds):
         start = turn % len(names)  # who comes first changes: the first finds the caches of the last
         for name in names[start:] + names[:start]:
             if turn < FEWEST_ROUNDS or sum(times[name]) * calls[name] < budget:

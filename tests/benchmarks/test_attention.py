@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+OURS, MASKED, DENSE, ONE_HEAD = KINDS = ["ours", "same masks", "dense heads", "one dense head"]
 CPU = torch.device("cpu")
 
 
@@ -30,7 +31,7 @@ def without_flex(attend):
 
 def test_every_way_is_measured_against_ours(benchmark, rows):
     measured = [row for row in rows if "left_out" not in row]
-    assert {row["kind"] for row in measured} == {benchmark.OURS, *benchmark.PEERS} and len(measured) == 12
+    assert {row["kind"] for row in measured} == set(KINDS) and len(measured) == 12
     assert all(row["error"] < 1e-5 and row["gradient_error"] < 1e-5 and row["both_rounds"] == 3 for row in measured)
     assert measured[0]["both_ratio"] == (1, 1, 1) and measured[0]["method"] == "ours (tiles), ltr_rtl"
 
@@ -45,7 +46,7 @@ def test_of_every_peer_the_fastest_way_is_named(benchmark, rows):
     for number, row in enumerate(rows):
         row["both_ratio"] = (1, 2 if row["method"] == "SDPA, padded, mask to add" else 10 + number, 100)
     lines = benchmark.summary(rows)
-    assert [line["what"] for line in lines] == [benchmark.OURS, benchmark.OURS, *benchmark.PEERS]
+    assert [line["what"] for line in lines] == [OURS, *KINDS]
     masked = lines[2]
     assert masked["fastest way"] == "SDPA, padded, mask to add" and masked["times ours"] == 2
     assert masked["kept MB"] == pytest.approx(4 * 8 * 64 * 16 / 1e6)
@@ -53,12 +54,12 @@ def test_of_every_peer_the_fastest_way_is_named(benchmark, rows):
 
 def test_a_method_that_needs_too_much_memory_is_left_out_by_arithmetic(benchmark, capsys):
     case = benchmark.CASES["grid-256"]
-    needs = {way.name: way.needs for way in benchmark.candidates(case, CPU) if way.kind == benchmark.MASKED}
+    needs = {way.name: way.needs for way in benchmark.candidates(case, CPU) if way.kind == MASKED}
     entries = 8 * 256**2 * 128**2
     assert needs["SDPA, padded, mask of 4 axes"] == 5 * entries  # of bool, and as numbers
     assert needs["SDPA, unpadded, mask of 3 axes"] == 13 * entries
     rows = benchmark.measure("grid-16", benchmark.CASES["grid-16"], CPU, rounds=1, budget=1, memory=0)
-    assert [row["method"] for row in rows if "both_ms" in row and row["kind"] != benchmark.OURS] == ["SDPA, padded"] * 2
+    assert [row["method"] for row in rows if "both_ms" in row and row["kind"] != OURS] == ["SDPA, padded"] * 2
     assert "would need 0 GB" in benchmark.table(rows)
 
 
