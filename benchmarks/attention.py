@@ -44,6 +44,7 @@ from sagan_base.options import Parser
 from sagan_base.provenance import provenance
 from sagan_base.tables import text
 from ylg import attention_plan, sparse_attention, sparse_head_masks
+from ylg.devices import choose_backend
 
 RESULTS = Path("runs/benchmarks")  # those in benchmarks/results are what RESULTS.md quotes: replace them on purpose
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-1}  # of the largest value; what is further off is wrong
@@ -148,33 +149,36 @@ def candidates(case: Case, device: torch.device) -> Iterator[Candidate]:
 
     first = case.patterns[0]
     for pattern in case.patterns:
-        for backend in ("triton", "tiles") if device.type == "cuda" else ("tiles",):
+        for backend in dict.fromkeys((choose_backend(device.type)[0], "tiles")):
             yield Candidate(OURS, f"ours ({backend}), {pattern}", pattern, planned(pattern, backend))
     compiled = planned(first, "flex")
     yield Candidate(MASKED, "FlexAttention, compiled", first, compiled, backward=device.type == "cuda")
 
-    # Scores, probabilities and a gradient of them at once, in float32; the fused path keeps none, but on a CPU turns
-    # a mask into numbers.
-    unfused = 12 * case.scores
-    mask = case.scores // case.batch
-    for padded in (True, False):
-        width = "padded" if padded else "unpadded"
-        for shape in ("mask of 4 axes", "mask of 3 axes", "mask to add"):
-            fused = padded and shape != "mask of 3 axes"
-            held = mask * (4 if shape == "mask to add" else 1)
+    def masked(padded: bool, form: str) -> Callable[[], Method]:
+        def make() -> Method:
+            allowed = torch.from_numpy(np.stack([mask.toarray() for mask in case.masks(first)])).to(device)
+            if form == "to add":
+                numbers = torch.zeros(allowed.shape, device=device, dtype=getattr(torch, case.dtype))
+                allowed = numbers.masked_fill_(~allowed, -math.inf)
+            return sdpa(padded, allowed if form == "of 3 axes" else allowed[None])
 
-            def masked(padded=padded, shape=shape) -> Method:
-                allowed = torch.from_numpy(np.stack([mask.toarray() for mask in case.masks(first)])).to(device)
-                if shape == "mask to add":
-                    allowed = torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, -math.inf)
-                    allowed = allowed.to(getattr(torch, case.dtype))
-                return sdpa(padded, allowed if shape == "mask of 3 axes" else allowed[None])
+        return make
 
-            yield Candidate(MASKED, f"SDPA, {width}, {shape}", first, masked, held + (4 * mask if fused else unfused))
-        for kind, scores in ((DENSE, unfused), (ONE_HEAD, unfused // case.num_heads)):
-            yield Candidate(
-                kind, f"SDPA, {width}", "dense", lambda padded=padded: sdpa(padded), 0 if padded else scores
-            )
+    # Scores, probabilities and a gradient of them at once, in float32, where the path is not fused. The fused one of a
+    # CPU keeps none, but turns a mask into numbers first.
+    unfused, mask = 12 * case.scores, case.scores // case.batch
+    for padded, form, needs in (
+        (True, "of 4 axes", 5 * mask),
+        (True, "of 3 axes", mask + unfused),
+        (True, "to add", 4 * mask),
+        (False, "of 4 axes", mask + unfused),
+        (False, "of 3 axes", mask + unfused),
+    ):
+        way = f"SDPA, {'padded' if padded else 'unpadded'}, mask {form}"
+        yield Candidate(MASKED, way, first, masked(padded, form), needs)
+    for kind, scores in ((DENSE, unfused), (ONE_HEAD, unfused // case.num_heads)):
+        yield Candidate(kind, "SDPA, padded", "dense", lambda: sdpa(True))
+        yield Candidate(kind, "SDPA, unpadded", "dense", lambda: sdpa(False), scores)
 
 
 def sdpa(padded: bool, mask: Tensor | None = None) -> Method:
@@ -242,8 +246,8 @@ def passes(method: Method, inputs: list[Tensor], d_out: Tensor | None, device: t
         found["both"] = lambda: torch.autograd.grad(method(*inputs), inputs, d_out)
     for kind, step in found.items():
         yield kind, step
-        if device.type == "cuda":
-            yield f"{kind}_graph", captured(step)
+        if device.type == "cuda" and (replay := captured(step)):
+            yield f"{kind}_graph", replay
 
 
 def errors(method: Method, case: Case, candidate: Candidate, inputs: list[Tensor], d_out: Tensor) -> dict[str, float]:

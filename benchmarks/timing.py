@@ -75,8 +75,8 @@ def ratios(times: list[float], others: list[float]) -> tuple[float, float, float
     return quartiles(a / b for a, b in zip(times, others, strict=False))
 
 
-def captured(step: Step) -> Step:
-    """The step as a CUDA graph: what is left is the GPU's own time, without Python's launches."""
+def captured(step: Step) -> Step | None:
+    """The step as a CUDA graph: what is left is the GPU's own time, without Python's launches. None if it resists."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -85,8 +85,12 @@ def captured(step: Step) -> Step:
     torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except RuntimeError:  # what waits for the GPU, to look at a number, cannot be captured
+        torch.cuda.synchronize()
+        return None
     return graph.replay
 
 
