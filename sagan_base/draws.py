@@ -12,7 +12,7 @@ import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-PURPOSES = ("weights", "shuffle", "flip", "discriminator", "generator", "preview", "sample", "augment")
+PURPOSES = ("weights", "shuffle", "flip", "discriminator", "generator", "preview", "sample", "augment", "health")
 
 
 def stream(seed: int, purpose: str, *counters: int) -> np.random.Generator:

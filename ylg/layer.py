@@ -171,10 +171,23 @@ class SparseAttention2d(nn.Module):
             if return_attention:
                 mixed, probabilities = mixed
                 attention = probabilities if attention is None else probabilities @ attention
+        out = self._added(x, mixed)
+        return (out, attention) if return_attention else out
+
+    def with_attention(self, x: Tensor, attention: Tensor) -> Tensor:
+        """What the layer would give for ``x`` if ``attention`` were its maps: to ask what the maps are worth.
+
+        Args:
+            x: [batch, channels, height, width].
+            attention: [batch or 1, num_heads, num_queries, num_keys]; its own maps give its own output.
+        """
+        values = self._heads(self._pooled(self.value(x)))
+        return self._added(x, attention.to(values.dtype) @ values)
+
+    def _added(self, x: Tensor, mixed: Tensor) -> Tensor:
         # [batch, heads, cells, dim] -> channel = dim * num_heads + head, as in the published network
         merged = mixed.permute(0, 3, 1, 2).flatten(1, 2).unflatten(2, self.grid)
-        out = x + self.gain * self.output(merged)
-        return (out, attention) if return_attention else out
+        return x + self.gain * self.output(merged)
 
     def _pooled(self, maps: Tensor) -> Tensor:
         return F.max_pool2d(maps, self.pool) if self.pool > 1 else maps
