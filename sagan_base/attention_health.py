@@ -99,6 +99,8 @@ class Maps:
 def watch(network: Network, batches: Batches) -> dict[str, Maps]:
     """Run the network on the batches, in evaluation mode, and sum up the maps of each attention layer by its name."""
     layers = network.attention_layers()
+    if not layers:
+        return {}
     was_training = network.training
     network.eval()  # training mode would move batch statistics and power iterations
     maps = {name: Maps(layer) for name, layer in layers.items()}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sagan_base.attention_health import real_batches, sample_batches, watch
 from sagan_base.checkpoint import (
     BEST_FILE,
     CHECKPOINT_FOLDER,
@@ -52,6 +53,8 @@ __all__ = [
     "folder_problem",
     "train",
 ]
+
+LOGGED_IMAGES = 32  # whose maps are measured for the log
 
 Evaluate = Callable[[Generator, int], dict[str, float]]
 
@@ -292,10 +295,25 @@ class TrainingRun:
             gains = {name: gain.item() for name, gain in self.updates.gains().items()}
             epoch = self.step * batch * self.config.recipe.discriminator_steps / len(self.data)
             values = {"epoch": epoch, "images_per_second": rate, "seconds": self.seconds}
-            log.write(self.step, losses | gains | values)
+            log.write(self.step, losses | gains | self._map_health() | values)
         bar.set_postfix_str(f"D {averages[0]:.3f}, G {averages[1]:+.3f}, {rate:.0f} images/s", refresh=False)
         self.window.zero_()
         self.window_start, self.window_seconds = self.step, 0.0
+
+    def _map_health(self) -> dict[str, float]:
+        """Each attention layer's measures, means over its heads, on the same few images and samples every time."""
+        device = self.updates.place.device
+        samples = sample_batches(self.updates.ema.module, self.data, LOGGED_IMAGES, device=device)
+        networks = {
+            "generator": (self.updates.ema.module, samples),
+            "discriminator": (self.updates.discriminator, real_batches(self.data, LOGGED_IMAGES, device)),
+        }
+        return {
+            f"{measure}/{part}.{name}": value
+            for part, (network, batches) in networks.items()
+            for name, maps in watch(network, batches).items()
+            for measure, value in maps.health().means().items()
+        }
 
     def _save(self) -> Path:
         """Write a checkpoint, of finite weights only; the newest from before a collapse stays too."""

@@ -508,6 +508,18 @@ def test_the_networks_of_the_lowest_distance_are_kept_and_a_resumed_run_remember
     load_checkpoint(tmp_path / "best.safetensors")
 
 
+def test_looking_at_the_maps_is_logged_and_changes_no_number(tiny_config, tiny_data, tmp_path):
+    states = []
+    for every in (1, 3):
+        result = train(tiny_config(steps=3, log_every=every), tiny_data, tmp_path / str(every), progress=False)
+        states.append(read_checkpoint(result.checkpoint).tensors)
+        last = read_metrics(result.out)[-1]
+        for measure in ("entropy", "variation", "between"):
+            logged = [last[f"{measure}/{part}.attention.8"] for part in ("generator", "discriminator")]
+            assert all(0 <= value <= 1 + 1e-9 for value in logged)
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items() if "window" not in name)
+
+
 def test_temperatures_learn_at_their_own_rate(tiny_config, tiny_data):
     config = tiny_config(temperature_lr_factor=7.0)
     config = replace(config, model=replace(config.model, attention=AttentionConfig("ltr", 2, qk_norm=True)))
