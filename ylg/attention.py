@@ -38,8 +38,11 @@ def sparse_attention(
     Returns:
         ``[batch, num_heads, num_queries, head_dim_v]``; with ``return_attention`` also the probabilities
         ``[batch, num_heads, num_queries, num_keys]``, exactly zero outside the mask, differentiable.
-        Tiles, triton and reference can be differentiated as often as asked (gradient penalties); tiles also under
-        torch.func's transforms.
+        Tiles, triton and reference can be differentiated as often as asked (gradient penalties). Tiles also under
+        torch.func's reverse mode and batching (``grad``, ``vjp``, ``jacrev``, ``vmap``); forward mode (``jvp``,
+        ``jacfwd``, ``hessian``) raises.
+        inf and NaN in a key or value reach the queries that may attend to it and no others, and likewise in gradients
+        (but not in derivatives beyond the first).
     Raises:
         ValueError: shapes, dtypes or devices that do not fit each other or the plan; an unknown backend; a scale that
             is not a number.

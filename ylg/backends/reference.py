@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
+from ylg.backends.finite import all_finite
 from ylg.devices import wide
 from ylg.plan import AttentionPlan
 
@@ -13,9 +16,14 @@ def reference_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     given = queries.dtype
     queries, keys, values = map(wide, (queries, keys, values))
-    scores = scale * queries @ keys.mT
-    # -inf, not a large negative number: nothing outside the mask takes part, to the last bit.
     hidden = plan.derived("hidden", lambda plan: ~plan.dense_masks())
-    attention = scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)
-    out = attention @ values
+    if all_finite(queries, keys, values):
+        # -inf, not a large negative number: nothing outside the mask takes part, to the last bit.
+        attention = (scale * queries @ keys.mT).masked_fill(hidden, -math.inf).softmax(dim=-1)
+        out = attention @ values
+    else:  # to the letter: every query has keys and values of its own, in which those that it may not see are 0
+        keys, values = (x[:, :, None].masked_fill(hidden[..., None], 0) for x in (keys, values))
+        scores = scale * (keys @ queries[..., None]).squeeze(-1)
+        attention = scores.masked_fill(hidden, -math.inf).softmax(dim=-1).masked_fill(hidden, 0)
+        out = (attention[..., None, :] @ values).squeeze(-2)
     return (out.to(given), attention.to(given)) if return_attention else out.to(given)

@@ -4,8 +4,9 @@ The backward pass is written by hand, because autograd's own would scatter gradi
 several arrays of scores. What makes it fast on a CPU, each measured:
 
 - scores are laid out ``[keys, queries]`` in a tile: maxima and sums over keys then run along whole vectors;
-- masks are added as 0 or -inf (masked_fill is ten times slower than an addition), and exp2 replaces exp, log2(e)
-  being part of the scale (four times faster, as accurate);
+- masks are added as 0 or -inf (masked_fill is ten times slower than an addition), and exp2 replaces exp (three times
+  faster with the product by log2(e), which follows the subtraction of the maximum: before it, its rounding would grow
+  with the scores);
 - scores are made, used and dropped in chunks that fit the cache, and made again in the backward pass, which
   is faster than writing them to memory and takes none;
 - a product with a narrow result is computed transposed, since matrix libraries want many columns (``_product``);
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ylg.backends.finite import all_finite, guarded_product
 from ylg.backends.tiles.layout import TileLayout, tile_layout
 from ylg.backends.tiles.second_order import second_gradients, vmap_over_batch
 from ylg.devices import wide
@@ -49,7 +51,7 @@ def tiles_attention(
 
 
 class _TilesAttention(torch.autograd.Function):
-    """(out, log_total, attention or None). Scores are kept nowhere: backward computes them again, chunk by chunk."""
+    """(out, softmax, attention or None). Scores are kept nowhere: backward computes them again, chunk by chunk."""
 
     @staticmethod
     def forward(queries, keys, values, plan, scale, return_attention):
@@ -58,17 +60,18 @@ class _TilesAttention(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         *tensors, ctx.plan, ctx.scale, _ = inputs
-        log_total = output[1]
+        softmax = output[1]
         ctx.set_materialize_grads(False)  # no dense zeros where only one of the outputs is used
-        ctx.mark_non_differentiable(log_total)
-        ctx.save_for_backward(*tensors, log_total)
+        ctx.mark_non_differentiable(softmax)
+        ctx.save_for_backward(*tensors, softmax)
 
     @staticmethod
     def backward(ctx, d_out, _, d_attention):
-        queries, keys, values, log_total = ctx.saved_tensors
+        queries, keys, values, softmax = ctx.saved_tensors
         if d_out is None:
             d_out = queries.new_zeros(*queries.shape[:3], values.shape[-1])
-        gradients = _TilesGradient.apply(d_out, d_attention, queries, keys, values, log_total, ctx.plan, ctx.scale)
+        tensors, wanted = (d_out, d_attention, queries, keys, values, softmax), tuple(ctx.needs_input_grad[:3])
+        gradients = _TilesGradient.apply(*tensors, ctx.plan, ctx.scale, wanted)
         return *gradients, None, None, None
 
     @staticmethod
@@ -77,22 +80,22 @@ class _TilesAttention(torch.autograd.Function):
 
 
 class _TilesGradient(torch.autograd.Function):
-    """The gradients, themselves differentiable: see second_order.py."""
+    """The gradients that are wanted, themselves differentiable: see second_order.py."""
 
     @staticmethod
-    def forward(d_out, d_attention, queries, keys, values, log_total, plan, scale):
+    def forward(d_out, d_attention, queries, keys, values, softmax, plan, scale, wanted):
         with torch.autocast(queries.device.type, enabled=False):  # backward() may be called under it
-            return _backward(d_out, d_attention, queries, keys, values, log_total, tile_layout(plan), scale)
+            return _backward(d_out, d_attention, queries, keys, values, softmax, tile_layout(plan), scale, wanted)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        d_out, d_attention, queries, keys, values, _, ctx.plan, ctx.scale = inputs
+        d_out, d_attention, queries, keys, values, _, ctx.plan, ctx.scale, ctx.wanted = inputs
         ctx.save_for_backward(d_out, d_attention, queries, keys, values)
 
     @staticmethod
     def backward(ctx, *dd):
-        found = second_gradients(*ctx.saved_tensors, ctx.plan, ctx.scale, dd)
-        return *found, None, None, None
+        found = second_gradients(*ctx.saved_tensors, ctx.plan, ctx.scale, dd, ctx.wanted)
+        return *found, None, None, None, None
 
     @staticmethod
     def vmap(info, in_dims, *inputs):
@@ -102,28 +105,34 @@ class _TilesGradient(torch.autograd.Function):
 def _forward(
     queries: Tensor, keys: Tensor, values: Tensor, layout: TileLayout, scale: float, return_attention: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Output, log2 of the softmax's denominators (with which backward gets probabilities in one pass), and map."""
+    """Output; of every query's softmax the largest score and 1 / the sum, [batch, 2, slots]; and the map.
+
+    Not log2 of the sum, from which backward could take probabilities in one pass: its rounding grows with the scores.
+    """
     batch, num_heads, num_queries, _ = queries.shape
     num_keys, dim_v = values.shape[2:]
-    q_rows, k_rows, v_rows = _rows(queries), _rows(keys * (scale * LOG2_E)), _rows(values)
+    q_rows, k_rows, v_rows = _rows(queries), _rows(keys * scale), _rows(values)
+    finite = all_finite(k_rows, v_rows)
     out_tiles = queries.new_empty(batch, layout.query_slots, dim_v)
-    log_total = queries.new_empty(batch, layout.query_slots)
+    softmax = queries.new_empty(batch, 2, layout.query_slots)
     attention = queries.new_zeros(batch, num_heads * num_queries * num_keys) if return_attention else None
     for piece, some in layout.chunks(batch):
         q, k, v = piece.queries(q_rows[some]), piece.keys(k_rows[some]), piece.keys(v_rows[some])
-        weights = piece.mask_(torch.bmm(k, q.mT))  # [n, L, T], as are all arrays of scores below
+        weights = piece.mask_(torch.bmm(k, q.mT), finite)  # [n, L, T], as are all arrays of scores below
         most = weights.amax(1, keepdim=True)
-        total = weights.sub_(most).exp2_().sum(1, keepdim=True)
+        total = weights.sub_(most).mul_(LOG2_E).exp2_().sum(1, keepdim=True)
         place = out_tiles[some, piece.query_slots].unflatten(1, (-1, piece.T))
-        torch.div(_product(weights.mT, v).view_as(place), total.mT.view(*place.shape[:3], 1), out=place)
+        mixed = _product(weights.mT, v) if finite else guarded_product(weights.mT, v, weights.mT)
+        torch.div(mixed.view_as(place), total.mT.view(*place.shape[:3], 1), out=place)
         if attention is not None:
             edges = (weights / total).view(-1, piece.num_scores).index_select(1, piece.edge_slot)
             attention[some].index_copy_(1, piece.edge_cell, edges)
-        log_total[some, piece.query_slots] = total.log2_().add_(most).view(-1, piece.num_query_slots)
+        softmax[some, 0, piece.query_slots] = most.view(-1, piece.num_query_slots)
+        softmax[some, 1, piece.query_slots] = total.reciprocal_().view(-1, piece.num_query_slots)
     out = layout.to_queries(out_tiles).view(batch, num_heads, num_queries, dim_v)
     if attention is not None:
         attention = attention.view(batch, num_heads, num_queries, num_keys)
-    return out, log_total, attention
+    return out, softmax, attention
 
 
 def _backward(
@@ -132,39 +141,62 @@ def _backward(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    log_total: Tensor,
+    softmax: Tensor,
     layout: TileLayout,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys and values."""
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of queries, keys and values, as far as they are ``wanted``."""
     batch = queries.shape[0]
-    q_rows, k_rows, v_rows = _rows(queries), _rows(keys * (scale * LOG2_E)), _rows(values)
+    q_rows, k_rows, v_rows = _rows(queries), _rows(keys * scale), _rows(values)
     d_rows = _rows(d_out)
+    finite = all_finite(q_rows, k_rows, v_rows, d_rows)
     if d_attention is not None:
         d_attention = d_attention.flatten(1)
-    dq_tiles = queries.new_empty(batch, layout.query_slots, queries.shape[-1])
-    dk_tiles = queries.new_empty(batch, layout.key_slots, queries.shape[-1])
-    dv_tiles = queries.new_empty(batch, layout.key_slots, values.shape[-1])
+    dq_tiles, dk_tiles, dv_tiles = (
+        queries.new_empty(batch, slots, dim) if needed else None
+        for needed, slots, dim in zip(
+            wanted,
+            (layout.query_slots, layout.key_slots, layout.key_slots),
+            (queries.shape[-1], queries.shape[-1], values.shape[-1]),
+            strict=True,
+        )
+    )
     for piece, some in layout.chunks(batch):
         q, k, v = piece.queries(q_rows[some]), piece.keys(k_rows[some]), piece.keys(v_rows[some])
         d = piece.queries(d_rows[some])
-        offset = log_total[some, piece.query_slots].reshape(-1, 1, piece.T)
-        weights = piece.mask_(torch.baddbmm(offset, k, q.mT, beta=-1)).exp2_()
-        piece.clear_padding_(weights)
+        most, share = (softmax[some, i, piece.query_slots].reshape(-1, 1, piece.T) for i in (0, 1))
+        weights = piece.mask_(torch.bmm(k, q.mT), finite).sub_(most).mul_(LOG2_E).exp2_().mul_(share)
+        piece.clear_(weights, finite)
+
+        def product(left, right, transposed=False, weights=weights):
+            if finite:
+                return _product(left, right)
+            return guarded_product(left, right, weights.mT if transposed else weights)
+
+        if dv_tiles is not None:
+            piece.put_(dv_tiles[some, piece.key_slots], product(weights, d))
+        if dq_tiles is None and dk_tiles is None:
+            continue
         d_weights = torch.bmm(v, d.mT)
+        if not finite:
+            piece.clear_(d_weights, finite)
         if d_attention is not None:
             edges = d_attention[some].index_select(1, piece.edge_cell)
             d_edges = torch.zeros_like(weights).view(-1, piece.num_scores).index_copy_(1, piece.edge_slot, edges)
             d_weights += d_edges.view_as(d_weights)
         # weights * (d_weights - (weights * d_weights).sum(1, keepdim=True)), in one pass
         d_scores = torch._softmax_backward_data(d_weights, weights, 1, weights.dtype)
-        piece.put_(dq_tiles[some, piece.query_slots], _product(d_scores.mT, k))
-        piece.put_(dk_tiles[some, piece.key_slots], _product(d_scores, q))
-        piece.put_(dv_tiles[some, piece.key_slots], _product(weights, d))
+        if not finite:
+            piece.clear_(d_scores, finite)
+        if dq_tiles is not None:
+            piece.put_(dq_tiles[some, piece.query_slots], product(d_scores.mT, k, transposed=True))
+        if dk_tiles is not None:
+            piece.put_(dk_tiles[some, piece.key_slots], product(d_scores, q))
     return (
-        layout.to_queries(dq_tiles).mul_(1 / LOG2_E).view(queries.shape),
-        layout.to_keys(dk_tiles).mul_(scale).view(keys.shape),
-        layout.to_keys(dv_tiles).view(values.shape),
+        None if dq_tiles is None else layout.to_queries(dq_tiles).view(queries.shape),
+        None if dk_tiles is None else layout.to_keys(dk_tiles).mul_(scale).view(keys.shape),
+        None if dv_tiles is None else layout.to_keys(dv_tiles).view(values.shape),
     )
 
 
@@ -200,8 +232,8 @@ def tiles_forward(
     return_attention: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     layout = tile_layout(plan_of_arguments(tensors, heads, (*queries.shape[1:3], keys.shape[2]), digest))
-    out, log_total, attention = _forward(queries, keys, values, layout, scale, return_attention)
-    return out, log_total, queries.new_empty(0) if attention is None else attention
+    out, softmax, attention = _forward(queries, keys, values, layout, scale, return_attention)
+    return out, softmax, queries.new_empty(0) if attention is None else attention
 
 
 @tiles_forward.register_fake
@@ -210,7 +242,7 @@ def _(queries, keys, values, tensors, heads, digest, scale, return_attention):
     slots = sum(len(group.heads) * group.query_index[0].numel() for group in groups_of_arguments(tensors, heads))
     attention = (batch, num_heads, num_queries, keys.shape[2]) if return_attention else (0,)
     out = queries.new_empty(batch, num_heads, num_queries, values.shape[-1])
-    return out, queries.new_empty(batch, slots), queries.new_empty(attention)
+    return out, queries.new_empty(batch, 2, slots), queries.new_empty(attention)
 
 
 @torch.library.custom_op("ylg::tiles_backward", mutates_args=())
@@ -220,19 +252,23 @@ def tiles_backward(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    log_total: Tensor,
+    softmax: Tensor,
     tensors: Sequence[Tensor],
     heads: Sequence[int],
     digest: str,
     scale: float,
+    wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """What is not wanted is empty: operators return tensors only."""
     layout = tile_layout(plan_of_arguments(tensors, heads, (*queries.shape[1:3], keys.shape[2]), digest))
-    return _backward(d_out, d_attention, queries, keys, values, log_total, layout, scale)
+    found = _backward(d_out, d_attention, queries, keys, values, softmax, layout, scale, wanted)
+    return tuple(queries.new_empty(0) if x is None else x for x in found)
 
 
 @tiles_backward.register_fake
-def _(d_out, d_attention, queries, keys, values, log_total, tensors, heads, digest, scale):
-    return tuple(x.new_empty(x.shape) for x in (queries, keys, values))
+def _(d_out, d_attention, queries, keys, values, softmax, tensors, heads, digest, scale, wanted):
+    inputs = (queries, keys, values)
+    return tuple(x.new_empty(x.shape if needed else 0) for x, needed in zip(inputs, wanted, strict=True))
 
 
 def _save_for_backward(ctx, inputs, output) -> None:
@@ -240,10 +276,12 @@ def _save_for_backward(ctx, inputs, output) -> None:
     ctx.save_for_backward(queries, keys, values, output[1], *tensors)
 
 
-def _operator_backward(ctx, d_out, d_log_total, d_attention):
+def _operator_backward(ctx, d_out, d_softmax, d_attention):
     saved = ctx.saved_tensors
     d_attention = d_attention if ctx.return_attention else None
-    gradients = tiles_backward(d_out, d_attention, *saved[:4], list(saved[4:]), ctx.heads, ctx.digest, ctx.scale)
+    plan, wanted = (list(saved[4:]), ctx.heads, ctx.digest, ctx.scale), list(ctx.needs_input_grad[:3])
+    found = tiles_backward(d_out, d_attention, *saved[:4], *plan, wanted)
+    gradients = (x if needed else None for x, needed in zip(found, wanted, strict=True))
     return *gradients, [None] * len(saved[4:]), None, None, None, None
 
 

@@ -58,16 +58,26 @@ class Piece:
         """Gathers: [batch, heads * keys, dim] -> [n, L, dim]."""
         return rows.index_select(1, self.key_row).view(-1, self.L, rows.shape[-1])
 
-    def mask_(self, scores: Tensor) -> Tensor:
-        """-inf wherever a query may not attend."""
+    def mask_(self, scores: Tensor, finite: bool = True) -> Tensor:
+        """-inf wherever a query may not attend; unless ``finite``, whatever stood there before."""
         if self._bias is not None:
-            first = self._bias.shape[0]
-            scores.view(-1, first, self.heads // first, self.tiles, self.L, self.T).add_(self._bias)
+            if finite:
+                self._by_mask(scores).add_(self._bias)
+            else:
+                self._by_mask(scores).masked_fill_(self._bias < 0, -math.inf)
         return scores
 
-    def clear_padding_(self, weights: Tensor) -> None:
+    def clear_(self, weights: Tensor, finite: bool = True) -> Tensor:
+        """0 for padding queries; unless ``finite``, also wherever a query may not attend."""
         if self._valid is not None:
-            weights.view(-1, self.heads * self.tiles, self.L, self.T).mul_(self._valid)
+            weights.view(-1, self.heads * self.tiles, self.L, self.T).masked_fill_(~self._valid, 0)
+        if self._bias is not None and not finite:
+            self._by_mask(weights).masked_fill_(self._bias < 0, 0)
+        return weights
+
+    def _by_mask(self, scores: Tensor) -> Tensor:
+        first = self._bias.shape[0]
+        return scores.view(-1, first, self.heads // first, self.tiles, self.L, self.T)
 
     @staticmethod
     def put_(slots: Tensor, tiles: Tensor) -> None:

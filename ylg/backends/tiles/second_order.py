@@ -8,6 +8,7 @@ That keeps an array of scores per tile, and costs nothing until it is needed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import torch
@@ -29,9 +30,9 @@ def plain_attention(
     for piece in layout.pieces:
         q, k, v = piece.queries(q_rows), piece.keys(k_rows), piece.keys(v_rows)
         probabilities = piece.mask_(scale * torch.bmm(k, q.mT)).softmax(1)
-        outs.append(torch.bmm(probabilities.mT, v).reshape(batch, -1, v.shape[-1]))
+        outs.append(torch.bmm(probabilities.mT, v).reshape(batch, piece.num_query_slots, v.shape[-1]))
         if return_attention:
-            edges.append(probabilities.reshape(batch, -1).index_select(1, piece.edge_slot))
+            edges.append(probabilities.reshape(batch, piece.num_scores).index_select(1, piece.edge_slot))
     out = layout.to_queries(torch.cat(outs, dim=1)).view(batch, num_heads, num_queries, values.shape[-1])
     if not return_attention:
         return (out,)
@@ -49,9 +50,11 @@ def second_gradients(
     values: Tensor,
     plan: AttentionPlan,
     scale: float,
-    dd: Sequence[Tensor],
+    dd: Sequence[Tensor | None],
+    wanted: Sequence[bool] = (True, True, True),
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of d_out, d_attention, queries, keys and values, given those of d queries, d keys and d values.
+    """Gradients of d_out, d_attention, queries, keys and values, given those of d queries, d keys and d values, of
+    which only the ``wanted`` ones were made.
 
     float16 and bfloat16 are computed in float32. By torch.func, which reaches through its own transforms too, but not
     through saved-tensor hooks (``save_on_cpu``) that are set while this runs.
@@ -66,12 +69,12 @@ def second_gradients(
 
     def gradients(queries, keys, values, *d_outputs):
         _, pull = torch.func.vjp(attend, queries, keys, values)
-        return pull(tuple(map(wide, d_outputs)))
+        return tuple(compress(pull(tuple(map(wide, d_outputs))), wanted))
 
     with torch.autocast(queries.device.type, enabled=False):
         d_outputs = (d_out, d_attention) if with_map else (d_out,)
         _, pull = torch.func.vjp(gradients, queries, keys, values, *d_outputs)
-        *d_inputs, d_d_out, d_d_attention = (*pull(tuple(dd)), *[None] * (not with_map))
+        *d_inputs, d_d_out, d_d_attention = (*pull(tuple(compress(dd, wanted))), *[None] * (not with_map))
     return d_d_out, d_d_attention, *d_inputs
 
 
@@ -86,5 +89,5 @@ def vmap_over_batch(
         return (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
 
     outputs = function.apply(*map(folded, inputs, in_dims))
-    unfolded = tuple(None if x is None else x.unflatten(0, (size, -1)) for x in outputs)
+    unfolded = tuple(None if x is None else x.unflatten(0, (size, x.shape[0] // size)) for x in outputs)
     return unfolded, tuple(None if x is None else 0 for x in outputs)
