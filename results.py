@@ -22,7 +22,7 @@ from ablations.questions import answers
 from ablations.records import read_records
 from ablations.report import update_readme, write_report
 from ablations.summary import Summary, summarise
-from analysis.inversion.table import read_rows, summary_table
+from analysis.inversion.table import read_rows, summaries
 from sagan_base.files import write_text
 from sagan_base.models import model_card, model_names
 from sagan_base.tables import cell, markdown, spread
@@ -145,7 +145,7 @@ def inversions() -> list[tuple[str, str, str]]:
     for path in sorted((ROOT / "analysis" / "results").glob("inversion_*.csv")):
         each = path.with_suffix(".md")
         heading = "\n".join(each.read_text(encoding="utf-8").split("Mean ±")[0].splitlines()[1:]).strip()
-        found.append((heading, summary_table(read_rows(path)), each.relative_to(ROOT).as_posix()))
+        found.append((heading, markdown(summaries(read_rows(path))), each.relative_to(ROOT).as_posix()))
     return found
 
 

@@ -4,35 +4,35 @@
     python analysis/attention_maps.py picture.jpg --checkpoint runs/mine/model.safetensors
 
 Writes attention_maps.html (point at a cell and see every head of both networks), attention_maps.png (saliency per
-head, and one query's attention), attention_off.png (the same images with the residual gains set to 0),
-attention_maps.npz (the maps themselves) and head_statistics.csv and .json.
+head and one query's attention, against uniform attention over the mask), attention_off.png (the same images with the
+residual gains set to 0), attention_maps.npz (the maps themselves) and head_statistics.csv and .json.
 """
 
-import csv
-import io
-import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from analysis.explorer import Page, View, discriminator_views, generator_views, write_page
 from analysis.fitting_model import DEFAULT_CHOICE, fitting_model
 from analysis.head_statistics import head_statistics, without_attention
-from analysis.inversion.report import overlay, shorten
-from analysis.inversion.saliency import saliency
+from analysis.inversion.report import shorten
+from analysis.inversion.saliency import dense, entropy_share, saliency
 from analysis.inversion.targets import Target, from_file, generated, held_out
 from analysis.loading import Model, add_model_arguments
+from analysis.overlay import against_uniform, at_least, captioned, fitted, overlay
 from sagan_base.cli import usage_errors, writable_folder
-from sagan_base.files import atomic_write, save_image
+from sagan_base.files import atomic_write, save_image, write_json, write_text
 from sagan_base.options import Parser
 from sagan_base.provenance import provenance
-from sagan_base.sampling import sample_sheet, to_image
+from sagan_base.sampling import to_image
+from sagan_base.tables import csv
+from sagan_base.tables import text as table_text
 
 STATISTICS_IMAGES = 64  # generated ones, over which the statistics are taken
 MOST_SHOWN = 12
@@ -68,15 +68,33 @@ def main(argv: list[str] | None = None) -> int:
         writable_folder("--out", out)
     print(model.describe() + (f"\n{choice}" if choice else ""))
     views = [view for target in targets for view in _views(model, target)]
-    statistics, comparison = _statistics(model, arguments.seed, label, out)
-    size = _write(model, targets, views, statistics, comparison, arguments, out)
-    for network, rows in statistics.items():
-        print(f"\n{network}, means over {STATISTICS_IMAGES} generated images")
-        print(_text_table(rows))
-    print()
-    for name, value in comparison.items():
-        gains = value if not isinstance(value, dict) else ", ".join(f"{k} {v:.4f}" for k, v in value.items())
-        print(f"{name}: {gains if isinstance(gains, str) else f'{gains:.4f}'}")
+    statistics, comparison, sheet = _statistics(model, arguments.seed, label)
+    save_image(out / "attention_off.png", sheet)
+    save_image(out / "attention_maps.png", picture_of(views, arguments.query))
+    _write_maps(views, out / "attention_maps.npz")
+    record = {"comparison": comparison, "heads": statistics, "images": STATISTICS_IMAGES}
+    record["provenance"] = provenance(arguments.seed)
+    write_json(out / "head_statistics.json", record)
+    frames = {name: pd.DataFrame(rows) for name, rows in statistics.items()}
+    write_text(out / "head_statistics.csv", csv(pd.concat(frames, names=["layer", None]).reset_index("layer")))
+    compared = pd.DataFrame(comparison.items(), columns=["with attention and without", ""])
+    compared[""] = [", ".join(f"{k} {v:.4f}" for k, v in x.items()) if isinstance(x, dict) else x for x in compared[""]]
+    page = Page(
+        title=f"Attention of {model.name}",
+        subtitle=model.describe() + ".",
+        notes=[f"{target.name}: {note}" for target in targets for note in target.notes],
+        pictures=[
+            ("above: as trained; below: the same z with the generator's residual gains set to 0", sheet),
+        ],
+        tables={"with attention and without": compared},
+        views=views,
+        head_tables=frames,
+        details=record,
+    )
+    size = write_page(page, out / "attention_maps.html")
+    for network, frame in frames.items():
+        print(f"\n{network}, means over {STATISTICS_IMAGES} generated images\n{table_text(frame)}")
+    print(f"\n{table_text(compared)}")
     files = "attention_maps.png, attention_off.png, attention_maps.npz, head_statistics.csv, head_statistics.json"
     print(f"\nwrote {shorten(out / 'attention_maps.html')} ({size / 1e6:.1f} MB), {files}")
     return 0
@@ -111,18 +129,14 @@ def _views(model: Model, target: Target) -> list[View]:
 
 
 def _statistics(
-    model: Model, seed: int, label: int | None, out: Path
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
-    """Statistics of every layer on generated images, and the comparison with attention off, which is drawn too."""
+    model: Model, seed: int, label: int | None
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any], Image.Image]:
+    """Statistics of every layer on generated images, and the comparison with attention off, also as a sheet."""
     drawn = list(generated(model, STATISTICS_IMAGES, seed, label))
     z = torch.stack([target.latent for target in drawn]).to(model.device)
     labels = torch.tensor([target.label for target in drawn], device=model.device)
     images, off, comparison = without_attention(model.generator, model.discriminator, z, labels)
-    shown = torch.stack([images[:8], off[:8]]).flatten(0, 1).cpu()
-    sheet = sample_sheet(shown, columns=8)
-    scale = max(1, 96 // images.shape[-1])
-    enlarged = sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
-    save_image(out / "attention_off.png", enlarged)
+    rows = [("", [("", to_image(image)) for image in some[:8]]) for some in (images, off)]
     tables = {}
     with torch.no_grad():
         if model.generator.attention_layers():
@@ -133,101 +147,41 @@ def _statistics(
         for layer in model.discriminator.attention_layers().values():
             _, attention = model.discriminator.attention_features(images, side=layer.grid[0])
             tables[f"discriminator at {layer.grid[0]}x{layer.grid[1]}"] = head_statistics(layer, attention)
-    return tables, comparison
+    return tables, comparison, captioned(rows, at_least(96, images.shape[-1]))
 
 
-def _write(
-    model: Model,
-    targets: list[Target],
-    views: list[View],
-    statistics: dict[str, list[dict[str, Any]]],
-    comparison: dict[str, Any],
-    arguments: Any,
-    out: Path,
-) -> int:
-    record = {"comparison": comparison, "heads": statistics, "images": STATISTICS_IMAGES}
-    record["provenance"] = provenance(arguments.seed)
-    _text(json.dumps(record, indent=2) + "\n", out / "head_statistics.json")
-    buffer = io.StringIO()
-    flat = [{"layer": name, **row} for name, rows in statistics.items() for row in rows]
-    writer = csv.DictWriter(buffer, list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    _text(buffer.getvalue(), out / "head_statistics.csv")
+def _write_maps(views: list[View], path: Path) -> None:
     arrays = {}
     for index, view in enumerate(views):
         arrays[f"{index}_name"] = np.array(view.name)
         arrays[f"{index}_image"] = view.image.numpy()
         arrays[f"{index}_attention"] = view.attention.numpy()
-    with atomic_write(out / "attention_maps.npz") as temporary:
-        np.savez_compressed(temporary, **arrays)
-    save_image(out / "attention_maps.png", picture_of(views, arguments.query))
-    tables = [
-        {"columns": [name, *list(rows[0])[1:]], "rows": [list(row.values()) for row in rows]}
-        for name, rows in statistics.items()
-    ]
-    flat_comparison = {k: v if not isinstance(v, dict) else ", ".join(f"{n} {g:.4f}" for n, g in v.items())
-                       for k, v in comparison.items()}  # fmt: skip
-    page = Page(
-        title=f"Attention of {model.name}",
-        subtitle=model.describe() + ".",
-        notes=[f"{target.name}: {note}" for target in targets for note in target.notes],
-        pictures=[("above: as trained; below: the same z with the generator's residual gains set to 0",
-                   Image.open(out / "attention_off.png"))],
-        tables=[{"columns": ["with attention and without", ""], "rows": [list(p) for p in flat_comparison.items()]}],
-        views=views,
-        head_tables=tables,
-        details=record,
-    )  # fmt: skip
-    return write_page(page, out / "attention_maps.html")
-
-
-def _text(text: str, path: Path) -> None:
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        np.savez_compressed(temporary, **arrays)
 
 
 def picture_of(views: list[View], query: list[int] | None = None, side: int = 112) -> Image.Image:
-    """Two rows a view, a column a head: saliency, and the attention of one query (the middle one by default)."""
-    gap, caption, font = 6, 18, ImageFont.load_default(size=12)
-    left = max(150, 3 * gap + math.ceil(max(font.getlength(view.name) for view in views)))
-    columns = max(view.attention.shape[0] for view in views) + 1
-    sheet = Image.new(
-        "RGB", (left + columns * (side + gap), len(views) * (2 * (side + gap) + caption + gap) + gap), "white"
-    )
-    draw = ImageDraw.Draw(sheet)
-    for index, view in enumerate(views):
-        top = gap + index * (2 * (side + gap) + caption + gap)
+    """Two rows a view, a column a head: saliency, and the attention of one query (the middle one by default).
+
+    Both are drawn against uniform attention over the mask; its entropy stands above.
+    """
+    rows = []
+    for view in views:
         row, col = query or (view.query_grid[0] // 2, view.query_grid[1] // 2)
-        for text, line in (
-            (view.name, 0), ("saliency per head", 16), (f"query ({row}, {col}) per head", side + gap + caption)
-        ):  # fmt: skip
-            draw.text((gap, top + caption + line), text, fill="black", font=font)
-        for place, name in enumerate(["image", *view.head_names]):
-            x = left + place * (side + gap)
-            draw.text((x, top), name, fill="black", font=font)
-            if place == 0:
-                picture = _enlarged(to_image(view.image), side)
-                sheet.paste(picture, (x, top + caption))
-                sheet.paste(_marked(picture, view, row, col), (x, top + caption + side + gap))
-                continue
-            head = view.attention[place - 1]
-            for line, weights in enumerate((saliency(head), head[row * view.query_grid[1] + col])):
-                shown = _overlaid(view, weights, side)
-                shown = _marked(shown, view, row, col) if line else shown
-                sheet.paste(shown, (x, top + caption + line * (side + gap)))
-    return sheet
+        image = fitted(to_image(view.image), side)
+        received, asked = [("image", image)], [("", _marked(image, view, row, col))]
+        for name, attention, uniform in zip(view.head_names, view.attention, dense(view.uniform), strict=True):
+            ratios = against_uniform(saliency(attention), saliency(uniform))
+            received.append((name, _overlaid(view, ratios, side)))
+            cell = row * view.query_grid[1] + col
+            shown = _overlaid(view, against_uniform(attention[cell], uniform[cell]), side)
+            asked.append((f"entropy {entropy_share(attention, uniform):.0%}", _marked(shown, view, row, col)))
+        rows += [(f"{view.name}\nsaliency of each head", received), (f"query ({row}, {col})\nof each head", asked)]
+    return captioned(rows, side)
 
 
-def _enlarged(image: Image.Image, side: int) -> Image.Image:
-    return image.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
-
-
-def _overlaid(view: View, weights: Tensor, side: int) -> Image.Image:
-    resolution = view.image.shape[-1]
-    cells = weights.reshape(view.key_grid)
-    large = cells.repeat_interleave(resolution // view.key_grid[0], 0)
-    return _enlarged(overlay(view.image, large.repeat_interleave(resolution // view.key_grid[1], 1)), side)
+def _overlaid(view: View, ratios: Tensor, side: int) -> Image.Image:
+    return fitted(overlay(view.image, ratios.reshape(view.key_grid))[0], side)
 
 
 def _marked(image: Image.Image, view: View, row: int, col: int) -> Image.Image:
@@ -237,17 +191,6 @@ def _marked(image: Image.Image, view: View, row: int, col: int) -> Image.Image:
     corners = (col * width - 1, row * height - 1, (col + 1) * width, (row + 1) * height)
     ImageDraw.Draw(image).rectangle(corners, outline=(86, 180, 233), width=2)
     return image
-
-
-def _text_table(rows: list[dict[str, Any]]) -> str:
-    def cell(value: Any) -> str:
-        return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
-
-    cells = [list(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    return "\n".join(
-        "  " + "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in cells
-    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import ylg
 from analysis.inversion.distances import decibels, psnr
+from analysis.inversion.saliency import dense, entropy_share, key_grid, uniform_attention
 from sagan_base.network import attention_off
 from ylg import Pattern, SparseAttention2d, grid_order, head_steps
 from ylg.grid_flow import relays
@@ -24,27 +25,27 @@ def head_statistics(layer: SparseAttention2d, attention: Tensor) -> list[dict[st
     Args:
         attention: [images, num_heads, num_queries, num_keys].
     Returns:
-        ``entropy`` in bits and ``most entropy``, that of uniform attention over the allowed keys; ``distance`` from
-        the query to where it looks, in key cells, and ``uniform distance`` of uniform attention; ``on relays``, the
-        share of attention on the pattern's relay cells (None for patterns without), and ``uniform on relays``.
+        ``entropy`` in bits, ``most entropy``, that of uniform attention over the allowed keys, and ``of the most``, the
+        one over the other; ``distance`` from the query to where it looks, in key cells, and ``uniform distance`` of
+        uniform attention; ``on relays``, the share of attention on the pattern's relay cells (None for patterns
+        without), and ``uniform on relays``.
     """
-    from analysis.explorer import layer_masks
-
-    masks, grid = layer_masks(layer)
+    grid = key_grid(layer)
     between = _distances(layer.grid, grid)
     rows = []
-    for head, (mask, (pattern, step)) in enumerate(zip(masks, head_steps(layer.pattern, layer.num_heads), strict=True)):
-        allowed = torch.from_numpy(mask.toarray()).double()
-        uniform = allowed / allowed.sum(1, keepdim=True)
-        mean = attention[:, head].double().mean(0).cpu()
-        entropy = torch.special.entr(attention[:, head].double()).sum(-1).mean().item() / math.log(2)
-        cells = relay_cells(layer, pattern, grid)
+    patterns = [pattern for pattern, _ in head_steps(layer.pattern, layer.num_heads)]
+    for head, uniform in enumerate(dense(uniform_attention(layer)).double()):
+        maps = attention[:, head].double().cpu()
+        mean = maps.mean(0)
+        entropy, most = (torch.special.entr(p).sum(-1).mean().item() / math.log(2) for p in (maps, uniform))
+        cells = relay_cells(layer, patterns[head], grid)
         rows.append(
             {
                 "head": head,
-                "pattern": f"{pattern.name} step {step + 1}" if pattern.num_steps > 1 else pattern.name,
+                "pattern": head_names(layer)[head],
                 "entropy": entropy,
-                "most entropy": torch.special.entr(uniform).sum(-1).mean().item() / math.log(2),
+                "most entropy": most,
+                "of the most": entropy_share(maps, uniform),
                 "distance": (mean * between).sum(-1).mean().item(),
                 "uniform distance": (uniform * between).sum(-1).mean().item(),
                 "on relays": None if cells is None else mean[:, cells].sum(-1).mean().item(),
@@ -52,6 +53,12 @@ def head_statistics(layer: SparseAttention2d, attention: Tensor) -> list[dict[st
             }
         )
     return rows
+
+
+def head_names(layer: SparseAttention2d) -> list[str]:
+    """Of each head its pattern, and the step where that has several."""
+    steps = head_steps(layer.pattern, layer.num_heads)
+    return [f"{pattern.name} step {step + 1}" if pattern.num_steps > 1 else pattern.name for pattern, step in steps]
 
 
 def relay_cells(layer: SparseAttention2d, pattern: str | Pattern, grid: tuple[int, int]) -> np.ndarray | None:
@@ -63,7 +70,7 @@ def relay_cells(layer: SparseAttention2d, pattern: str | Pattern, grid: tuple[in
     if chosen.on_grid:
         return None
     n = grid[0] * grid[1]
-    positions = relays(ylg.sparse_step_masks(chosen, n), math.isqrt(n))
+    positions = relays(ylg.sparse_step_masks(chosen, n, layer.stride), layer.stride or math.isqrt(n))
     if len(positions) in (0, n):
         return None
     return grid_order(*grid, layer.order).numpy()[positions]

@@ -19,12 +19,14 @@ from torch import Tensor
 
 from analysis.inversion.report import shorten
 from analysis.loading import Model, add_model_arguments, model_of
+from analysis.overlay import at_least, captioned
 from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.files import save_image
 from sagan_base.options import Parser
-from sagan_base.sampling import generate, sample_sheet, to_image
+from sagan_base.sampling import generate, to_image
 
 STRIP = 16  # pictures of the walk in the strip
+LARGEST = {"gif": 65535, "webp": 16383}  # pixels that a side may have in the format
 
 
 def great_circle(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
@@ -73,6 +75,11 @@ def main(argv: list[str] | None = None) -> int:
         for name in ("points", "frames", "rate", "size"):
             if not getattr(arguments, name) > 0:
                 raise ValueError(f"--{name} {getattr(arguments, name)} is not positive")
+        if arguments.size > LARGEST[arguments.format]:
+            raise ValueError(
+                f"--size {arguments.size} is more than the {LARGEST[arguments.format]} pixels that a side of a "
+                f".{arguments.format} may have"
+            )
         if arguments.points < 2 and not arguments.between:
             raise ValueError(f"--points {arguments.points} leaves nothing to walk between; give 2 or more")
         if arguments.between and len(arguments.between) < 2:
@@ -81,8 +88,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--seed {arguments.seed} is negative; use 0 or more")
         model = model_of(arguments)
         label = model.label(arguments.label)
-        points, found = _points(model, arguments.between, arguments.points, arguments.seed)
-        label = label if label is not None else found
+        points, stored_label = _points(model, arguments.between, arguments.points, arguments.seed)
+        label = stored_label if label is None else label
         out = arguments.out or Path("runs") / "walk" / model.path.stem
         writable_folder("--out", out)
     print(model.describe())
@@ -93,8 +100,9 @@ def main(argv: list[str] | None = None) -> int:
     milliseconds = round(1000 / arguments.rate)
     save_image(animation, frames[0], save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
     kept = torch.linspace(0, len(images) - 1, min(STRIP, len(images))).round().long()
-    strip = sample_sheet(images[kept], columns=min(8, len(kept)))
-    save_image(out / "walk_strip.png", _enlarged(strip, images.shape[-1]))
+    strip = [("", to_image(image)) for image in images[kept]]
+    rows = [("", strip[start : start + 8]) for start in range(0, len(strip), 8)]
+    save_image(out / "walk_strip.png", captioned(rows, at_least(64, images.shape[-1])))
     print(f"class {model.class_name(label)}, {len(points)} codes, {len(images)} pictures")
     print(f"wrote {shorten(animation)}, walk_strip.png")
     return 0
@@ -112,19 +120,21 @@ def _points(model: Model, files: list[Path] | None, count: int, seed: int) -> tu
             with np.load(path) as stored:
                 codes.append(torch.from_numpy(np.asarray(stored["latent"], dtype=np.float32)))
                 labels.append(int(stored["label"]))
+                generator = str(stored["generator"]) if "generator" in stored else None
         except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
             raise ValueError(f"{path} is no latent.npz written by analysis/invert.py ({error})") from None
         if codes[-1].shape != (dim,):
             raise ValueError(f"{path} holds a code of shape {tuple(codes[-1].shape)}; {model.name} needs ({dim},)")
+        if generator is None:
+            print(f"note: {path} does not say which model its code belongs to", file=sys.stderr)
+        elif generator != model.generator_fingerprint:
+            raise ValueError(
+                f"the code in {path} belongs to another model than {model.name}, to which it means nothing; name its "
+                "own model by --model or --checkpoint, or invert the picture again"
+            )
     if not 0 <= labels[0] < model.generator.num_classes:
         raise ValueError(f"{files[0]} names class {labels[0]}; {model.name} has classes 0 to {model.last_class}")
     return torch.stack(codes), labels[0]
-
-
-def _enlarged(sheet: Image.Image, resolution: int) -> Image.Image:
-    """Small images at least 64 pixels wide, so that a viewer shows them sharply."""
-    scale = -(-64 // resolution)
-    return sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ for every query where each head of both networks looks. Several give a folder ea
 import argparse
 import json
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from analysis.fitting_model import DEFAULT_CHOICE, fitting_model
 from analysis.inversion.distances import Distance, choose_distance
 from analysis.inversion.loss import FEATURES, METHODS, NORMS, WEIGHTINGS, InversionLoss
+from analysis.inversion.photograph import CROPS, Crop
 from analysis.inversion.report import TUNED, shorten, summary, write_inversion
 from analysis.inversion.search import PRESETS, InversionConfig, invert
 from analysis.inversion.table import rows_of, write_tables
@@ -44,6 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--generated", type=int, default=0, metavar="N", help="N images the model makes, z being known")
     what.add_argument("--data", metavar="SPEC", help="data set of --held-out (default: the model's own)")
     what.add_argument("--limit", type=int, metavar="N", help="at most N pictures of the folder")
+    what.add_argument(
+        "--crop", choices=CROPS, help="the largest centred square (default), or all, on a square of its border's colour"
+    )
+    what.add_argument(
+        "--box", type=int, nargs=4, metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
+        help="take this box out of the picture first, in pixels of the upright picture",
+    )  # fmt: skip
     what.add_argument("--negative", action="store_true", help="exchange light and dark of the pictures first")
     what.add_argument("--class", dest="label", metavar="CLASS", help="its number or name (default: searched)")
     what.add_argument(
@@ -53,7 +61,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_arguments(parser, DEFAULT_CHOICE)
     how = parser.add_argument_group("how")
     how.add_argument("--preset", choices=sorted(PRESETS), default="default", help="'published' is the authors' program")
-    how.add_argument("--method", nargs="+", choices=METHODS, default=["saliency"], help="the paper's, or a baseline")
+    how.add_argument(
+        "--method", nargs="+", choices=METHODS, default=["saliency"],
+        help="the paper's; a baseline (features, pixel); or a control of what weighs (uniform: attention that says "
+        "nothing; other-image: the saliency of the next picture, or of a generated one)",
+    )  # fmt: skip
     how.add_argument(
         "--features", choices=FEATURES, help="before the first attention layer (published), or all blocks'"
     )
@@ -72,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         "lookahead_alpha": "how far Lookahead's slow weights move",
         "clamp": "largest absolute entry of z; 0 leaves z free",
         "noise": "standard deviation of noise on z at the start",
-        "patience": "stop after so many steps without improvement; 0 never",
+        "patience": "stop after so many steps without improvement of the sum over restarts; 0 never",
         "seed": "of all random draws",
     }
     for field in fields(InversionConfig):
@@ -110,7 +122,7 @@ def configs_of(arguments: argparse.Namespace) -> list[InversionConfig]:
     return [replace(preset, loss=replace(preset.loss, method=method, **loss), **given) for method in methods]
 
 
-def targets_of(arguments: argparse.Namespace, model: Model) -> tuple[list[Target], list[str]]:
+def targets_of(arguments: argparse.Namespace, model: Model, crop: Crop) -> tuple[list[Target], list[str]]:
     """The images to invert, and a line for each file of a folder that is none.
 
     Raises:
@@ -121,10 +133,13 @@ def targets_of(arguments: argparse.Namespace, model: Model) -> tuple[list[Target
             raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)} is negative")
     if arguments.limit is not None and arguments.limit < 1:
         raise ValueError(f"--limit {arguments.limit} is not positive")
-    known = arguments.held_out or arguments.generated
+    picture, known = arguments.picture, arguments.held_out or arguments.generated
+    folder = picture is not None and picture.is_dir()
     for given, needed, option, needs in (
-        (arguments.limit is not None, arguments.picture and arguments.picture.is_dir(), "--limit", "a folder"),
-        (arguments.negative, arguments.picture, "--negative", "a picture or a folder"),
+        (arguments.limit is not None, folder, "--limit", "a folder"),
+        (arguments.crop is not None, picture, "--crop", "a picture or a folder"),
+        (arguments.box is not None, picture and not folder, "--box", "a picture"),
+        (arguments.negative, picture, "--negative", "a picture or a folder"),
         (arguments.data is not None, arguments.held_out, "--data", "--held-out N"),
         (arguments.true_class, known, "--true-class", "--held-out N or --generated N"),
     ):
@@ -132,10 +147,10 @@ def targets_of(arguments: argparse.Namespace, model: Model) -> tuple[list[Target
             raise ValueError(f"{option} changes nothing without {needs}; give that, or leave it out")
     targets: list[Target] = []
     refused: list[str] = []
-    if arguments.picture is not None and arguments.picture.is_dir():
-        targets, refused = from_folder(arguments.picture, model, arguments.limit, arguments.negative)
-    elif arguments.picture is not None:
-        targets = [from_file(arguments.picture, model, arguments.negative)]
+    if folder:
+        targets, refused = from_folder(picture, model, arguments.limit, arguments.negative, crop)
+    elif picture is not None:
+        targets = [from_file(picture, model, arguments.negative, crop=crop)]
     targets += held_out(model, arguments.held_out, arguments.data) if arguments.held_out else []
     targets += generated(model, arguments.generated, arguments.seed or 0)
     if not targets:
@@ -143,42 +158,149 @@ def targets_of(arguments: argparse.Namespace, model: Model) -> tuple[list[Target
     return targets, refused
 
 
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One inversion to do, and where its files go.
+
+    Attributes:
+        other: whose saliency weighs, for the method "other-image": the next target, or a generated image.
+        label: the class that is given; None searches it.
+        warnings: shown on the page.
+    """
+
+    model: Model
+    distance: Distance
+    target: Target
+    other: Target
+    config: InversionConfig
+    label: int | None
+    out: Path
+    warnings: tuple[str, ...] = ()
+
+    def request(self) -> dict[str, Any]:
+        """What decides the result, to recognise it again."""
+        file = model_file(self.model.path)
+        request = {
+            "config": asdict(self.config),
+            "label": self.label,
+            "target": self.target.fingerprint,
+            "weights": [file.name, file.stat().st_size, int(file.stat().st_mtime)],
+            "chosen_by": self.distance.name,
+        }
+        if self.config.loss.method == "other-image":
+            request["other"] = self.other.fingerprint
+        return json.loads(json.dumps(request))
+
+    def done_before(self) -> dict[str, Any] | None:
+        """The numbers in the folder, where they are of this very request."""
+        try:
+            numbers = json.loads((self.out / "metrics.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        same = isinstance(numbers, dict) and numbers.get("request") == self.request()
+        return numbers if same and numbers["stopped"] != "interrupted" else None
+
+    def run(self) -> dict[str, Any]:
+        """Invert and write the folder; returns the numbers. ``stopped`` says whether Ctrl-C ended it.
+
+        Raises:
+            KeyboardInterrupt: before there was anything to keep.
+        """
+        model, config = self.model, self.config
+        with _Progress() as progress:
+            inversion = invert(
+                model.generator, model.discriminator, self.target.image, config, self.distance, self.label, progress,
+                self.other.image,
+            )  # fmt: skip
+        numbers = summary(model, self.target, inversion, self.distance, class_given=self.label is not None)
+        numbers |= {"request": self.request(), "provenance": provenance(config.seed)}
+        size = write_inversion(model, self.target, inversion, numbers, self.out, list(self.warnings))
+        given = "given" if self.label is not None else "found"
+        print(
+            f"  {config.loss.method}: class {model.class_name(inversion.label)} ({given}); restart {inversion.chosen} "
+            f"of {len(inversion.latents)}, chosen by {self.distance.name}; {len(inversion.losses)} steps "
+            f"({inversion.stopped}), {inversion.seconds:.1f} s\n  {self.line(numbers)}"
+        )
+        if inversion.stopped == "losses not finite":
+            print("warning: the codes ran away; a smaller --learning-rate is the remedy", file=sys.stderr)
+        if TUNED in numbers:
+            print(f"  {TUNED}: {self.line(numbers[TUNED])}")
+        files = "reconstruction.png, comparison.png, latent.npz, metrics.json"
+        print(f"  wrote {shorten(self.out / 'explorer.html')} ({size / 1e6:.1f} MB), {files}")
+        return numbers
+
+    def line(self, numbers: dict[str, Any]) -> str:
+        parts = [f"PSNR {numbers['psnr']:.2f} dB", f"SSIM {numbers['ssim']:.3f}"]
+        names = (self.distance.name, "feature distance", "latent error")
+        return ", ".join(parts + [f"{name} {numbers[name]:.3f}" for name in names if name in numbers])
+
+
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     with usage_errors():
         configs = configs_of(arguments)
+        crop = Crop(arguments.crop or "centre", arguments.box and tuple(arguments.box))
         distance = choose_distance(arguments.lpips and tuple(arguments.lpips))
-        model, choice = fitting_model(arguments, _files(arguments.picture), distance)
-        label = model.label(arguments.label)
-        targets, refused = targets_of(arguments, model)
-        for config in configs:  # is there an attention layer, and are there such heads?
-            InversionLoss(model.discriminator, targets[0].image[None].to(model.device), config.loss)
+        model, choice = fitting_model(arguments, _files(arguments.picture), distance, arguments.negative, crop)
+        targets, refused = targets_of(arguments, model, crop)
         name = arguments.picture.resolve().stem if arguments.picture else model.path.stem
-        out = arguments.out or Path("runs") / "inversion" / name
+        out = arguments.out = arguments.out or Path("runs") / "inversion" / name
+        jobs = jobs_of(arguments, model, distance, targets, configs)
+        for job in jobs[: len(configs)]:  # is there an attention layer, and are there such heads?
+            image, other = (target.image[None].to(model.device) for target in (job.target, job.other))
+            InversionLoss(model.discriminator, image, job.config.loss, other)
         writable_folder("--out", out)
     print(model.describe() + (f"\n{choice}" if choice else ""))
     for line in refused:
         print(f"skipped: {line}", file=sys.stderr)
-    one = len(targets) == 1 and len(configs) == 1
-    folders = {} if one else {target.name: out / target.name for target in targets}
-    rows: list[dict[str, Any]] = []
-    interrupted = False
-    for index, target in enumerate(targets):
-        count = "" if one else f"[{index + 1}/{len(targets)}] "
-        print(f"{count}{target.name}: {'; '.join(target.notes) or 'used as it is'}")
-        if warning := brightness_warning(model, target.image):
-            print(f"warning: {warning}", file=sys.stderr)
-        known = target.label if arguments.true_class and label is None else label
-        for config in configs:
-            folder = out if one else folders[target.name] / config.loss.method
-            interrupted = interrupted or not _inverted(model, target, config, known, distance, folder, warning, rows)
-    if interrupted:
+    rows, interrupted = [], False
+    try:
+        for index, job in enumerate(jobs):
+            if index % len(configs) == 0:
+                _introduce(job, index // len(configs), len(targets))
+            numbers = job.done_before()
+            if numbers is not None:
+                print(f"  {job.config.loss.method}: done before, {job.line(numbers)}")
+            else:
+                numbers = job.run()
+            rows += rows_of(numbers)
+            if numbers["stopped"] == "interrupted":
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        interrupted = True
         kept = "the best so far is kept" if rows else "before anything was found; nothing was written"
         print(f"interrupted: {kept}", file=sys.stderr)
-    if not one and rows:
+    if len(jobs) > 1 and rows:
         print("\n" + write_tables(rows, out, _heading(model, configs[0], distance)))
         print(f"\nwrote {shorten(out / 'table.md')}, table.csv, and a folder for each picture and method")
     return INTERRUPTED if interrupted else 0
+
+
+def jobs_of(
+    arguments: argparse.Namespace,
+    model: Model,
+    distance: Distance,
+    targets: list[Target],
+    configs: list[InversionConfig],
+) -> list[Job]:
+    """Every target by every method; a single one goes right into ``--out``, several into folders of their own."""
+    label = model.label(arguments.label)
+    others = [*targets[1:], targets[0]] if len(targets) > 1 else generated(model, 1, arguments.seed or 0)
+    jobs = []
+    for target, other in zip(targets, others, strict=True):
+        known = target.label if arguments.true_class and label is None else label
+        warning = brightness_warning(model, target.image)
+        for config in configs:
+            out = arguments.out / target.name / config.loss.method if len(targets) * len(configs) > 1 else arguments.out
+            jobs.append(Job(model, distance, target, other, config, known, out, (warning,) if warning else ()))
+    return jobs
+
+
+def _introduce(job: Job, index: int, count: int) -> None:
+    numbered = f"[{index + 1}/{count}] " if count > 1 else ""
+    print(f"{numbered}{job.target.name}: {'; '.join(job.target.notes) or 'used as it is'}")
+    for warning in job.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _files(picture: Path | None) -> list[Path]:
@@ -197,75 +319,6 @@ def _heading(model: Model, config: InversionConfig, distance: Distance) -> list[
         f"steps; the restart is chosen by {distance.name}, which was not minimised. The feature distance favours "
         "the methods that minimise features, PSNR the one that minimises pixels.",
     ]
-
-
-def _inverted(
-    model: Model,
-    target: Target,
-    config: InversionConfig,
-    label: int | None,
-    distance: Distance,
-    out: Path,
-    warning: str | None,
-    rows: list[dict[str, Any]],
-) -> bool:
-    """Invert one image, write its folder and add to the rows; a folder that holds that very result is read instead.
-
-    Returns:
-        False where it was interrupted; what was found until then is kept.
-    """
-    request = _request(model, config, label, target, distance.name)
-    numbers = _finished(out, request)
-    if numbers is not None:
-        print(f"  {config.loss.method}: done before, {_line(numbers, distance)}")
-        rows += rows_of(numbers)
-        return True
-    try:
-        with _Progress() as progress:
-            found = invert(model.generator, model.discriminator, target.image, config, distance, label, progress)
-    except KeyboardInterrupt:
-        return False
-    numbers = summary(model, target, found, distance, class_given=label is not None)
-    numbers |= {"request": request, "provenance": provenance(config.seed)}
-    size = write_inversion(model, target, found, numbers, out, [warning] if warning else [])
-    rows += rows_of(numbers)
-    given = "given" if label is not None else "found"
-    print(
-        f"  {config.loss.method}: class {model.class_name(found.label)} ({given}); restart {found.chosen} of "
-        f"{len(found.latents)}, chosen by {distance.name}; {len(found.losses)} steps ({found.stopped}), "
-        f"{found.seconds:.1f} s\n  {_line(numbers, distance)}"
-    )
-    if TUNED in numbers:
-        print(f"  {TUNED}: {_line(numbers[TUNED], distance)}")
-    files = "reconstruction.png, comparison.png, latent.npz, metrics.json"
-    print(f"  wrote {shorten(out / 'explorer.html')} ({size / 1e6:.1f} MB), {files}")
-    return found.stopped != "interrupted"
-
-
-def _line(numbers: dict[str, Any], distance: Distance) -> str:
-    parts = [f"PSNR {numbers['psnr']:.2f} dB", f"SSIM {numbers['ssim']:.3f}"]
-    for name in (distance.name, "feature distance", "latent error"):
-        if name in numbers:
-            parts.append(f"{name} {numbers[name]:.3f}")
-    return ", ".join(parts)
-
-
-def _request(model: Model, config: InversionConfig, label: int | None, target: Target, distance: str) -> dict[str, Any]:
-    """What decides a result, to recognise it again."""
-    file = model_file(model.path)
-    weights = [file.name, file.stat().st_size, int(file.stat().st_mtime)]
-    wanted = {"config": asdict(config), "label": label, "target": target.fingerprint, "weights": weights}
-    wanted["chosen_by"] = distance
-    return json.loads(json.dumps(wanted))
-
-
-def _finished(out: Path, request: dict[str, Any]) -> dict[str, Any] | None:
-    try:
-        numbers = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    same = isinstance(numbers, dict) and numbers.get("request") == request
-    return numbers if same and numbers["stopped"] != "interrupted" else None
 
 
 class _Progress:

@@ -1,7 +1,9 @@
 """The model a command works on: one that ships with the package, a checkpoint, or the authors' published weights."""
 
 import argparse
+import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -38,6 +40,15 @@ class Model:
     @property
     def device(self) -> torch.device:
         return next(self.generator.parameters()).device
+
+    @cached_property
+    def generator_fingerprint(self) -> str:
+        """Hex SHA-256 of the generator's weights: a code means something to these only."""
+        digest = hashlib.sha256()
+        for name, value in self.generator.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def class_name(self, label: int) -> str:
         name = self.class_names[label]
@@ -114,16 +125,21 @@ def model_of(arguments: argparse.Namespace) -> Model:
     Raises:
         ValueError, OSError: there is no such model, file or device.
     """
-    if arguments.threads is not None and arguments.threads < 1:
-        raise ValueError(f"--threads {arguments.threads} is not positive")
-    model = load_model(arguments.model, arguments.checkpoint)
-    device = _device(arguments.device)
+    return open_model(arguments.model, arguments.checkpoint, arguments.device, arguments.threads)
+
+
+def open_model(name: str | None, checkpoint: Path | None, device: str | None, threads: int | None) -> Model:
+    """As ``load_model``, on a device (None: the GPU where there is one), with so many threads (None: a good number)."""
+    if threads is not None and threads < 1:
+        raise ValueError(f"--threads {threads} is not positive")
+    model = load_model(name, checkpoint)
+    place = _device(device)
     # Work this small gains little from more threads and, on a busy machine, loses much by their waiting for each
     # other (13 s against 321 s for one inversion). One thread also gives the same bits whatever the number of cores.
-    if arguments.threads or model.generator.resolution <= SMALL:
-        torch.set_num_threads(arguments.threads or 1)
-    model.generator.to(device)
-    model.discriminator.to(device)
+    if threads or model.generator.resolution <= SMALL:
+        torch.set_num_threads(threads or 1)
+    model.generator.to(place)
+    model.discriminator.to(place)
     return model
 
 

@@ -10,16 +10,19 @@ memorised shows in numbers: how far generated images are from the training set, 
 
 import math
 import sys
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from analysis.inversion.report import shorten
 from analysis.loading import Model, add_model_arguments, model_of
 from analysis.neighbours import Encoder, encoded, encoder, nearest
+from analysis.overlay import at_least, captioned
 from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.data import ImageData
 from sagan_base.files import save_image, write_json
@@ -91,12 +94,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"  {name:10} {value:.4f}")
     if data is not None:
         images = torch.cat([images for _, images in rows])
-        sheet, found = neighbours(images, data, test, encode, arguments.neighbours)
-        numbers["neighbours"] = {"features": arguments.features, **found}
+        sheet, distances = neighbours(images, data, test, encode, arguments.neighbours)
+        numbers["neighbours"] = {"features": arguments.features, **distances}
         save_image(out / "neighbours.png", sheet)
         written += ", neighbours.png"
         print(f"distance to the nearest training image, by {arguments.features} (median):")
-        for name, value in found["median distance to the nearest training image"].items():
+        for name, value in distances["median distance to the nearest training image"].items():
             print(f"  {name:22} {value:.4f}")
     write_json(out / "samples.json", numbers | {"provenance": provenance(seed)})
     print(f"wrote {shorten(out)}: {written}, samples.json")
@@ -142,26 +145,15 @@ def neighbours(
         "median distance to the nearest training image": medians,
         "smallest distance of a generated image": closest.min().item(),
     }
-    return labelled_sheet(rows, first="generated", rest="nearest training images"), numbers
+    return labelled_sheet(rows, ["generated", "nearest training images"]), numbers
 
 
-def labelled_sheet(rows: list[tuple[str, Tensor]], first: str = "", rest: str = "") -> Image.Image:
-    """A row for each (label, images [N, C, R, R]); ``first`` and ``rest`` head the columns."""
-    scale = -(-64 // rows[0][1].shape[-1])
-    side, gap, left = scale * rows[0][1].shape[-1], 4, 120
-    top = 22 if first or rest else gap
-    columns = max(len(images) for _, images in rows)
-    sheet = Image.new("RGB", (left + columns * (side + gap), top + len(rows) * (side + gap)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    draw.text((left, 3), first, fill="black", font=font)
-    draw.text((left + side + gap, 3), rest, fill="black", font=font)
-    for i, (label, images) in enumerate(rows):
-        y = top + i * (side + gap)
-        draw.text((6, y + side // 2 - 8), label, fill="black", font=font)
-        for j, image in enumerate(images):
-            picture = to_image(image).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
-            sheet.paste(picture, (left + j * (side + gap), y))
-    return sheet
+def labelled_sheet(rows: list[tuple[str, Tensor]], headings: Sequence[str] = ()) -> Image.Image:
+    """A row for each (label, images [N, C, R, R]); ``headings`` stand above the first columns."""
+    pictures = [(label, [("", to_image(image)) for image in images]) for label, images in rows]
+    first = zip_longest(headings, [picture for _, picture in pictures[0][1]], fillvalue="")
+    pictures[0] = (pictures[0][0], list(first))
+    return captioned(pictures, at_least(64, rows[0][1].shape[-1]))
 
 
 if __name__ == "__main__":

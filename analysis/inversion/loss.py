@@ -2,7 +2,9 @@
 
 The paper's loss (Daras et al., arXiv:1911.12287, section 4) compares the features that the discriminator has just
 before its attention layer, each location weighted by the saliency of the real image under one head, and sums over
-heads. Its two baselines (Figure 5) are the same features unweighted, and pixels. Read next: search.py.
+heads. Its two baselines (Figure 5) are the same features unweighted, and pixels. Two controls of this package ask
+whether saliency says anything of the image: uniform attention over the mask, and another image's saliency. Read next:
+search.py.
 """
 
 from dataclasses import dataclass
@@ -11,9 +13,10 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from analysis.inversion.saliency import saliency_maps
+from analysis.inversion.saliency import dense, saliency_maps, uniform_attention
 
-METHODS = ("saliency", "features", "pixel")
+METHODS = ("saliency", "features", "pixel", "uniform", "other-image")
+WEIGHTED = ("saliency", "uniform", "other-image")
 FEATURES = ("attention", "blocks")
 NORMS = ("restart", "batch", "l1")
 WEIGHTINGS = ("per-head", "mean")
@@ -24,12 +27,13 @@ class LossConfig:
     """Which distance.
 
     Attributes:
-        method: "saliency" (the paper's), "features" (unweighted) or "pixel".
+        method: "saliency" (the paper's), "features" (unweighted) or "pixel"; or, as a control, features weighted by
+            what the saliency of "uniform" attention over the mask would be, or by the saliency of an "other-image".
         features: of the discriminator; "attention" (published) are those just before its first attention layer,
             "blocks" the outputs of all blocks, each by its root mean square, so that none outweighs the others (as
             Pan et al., arXiv:2003.13659, compare all depths); saliency is resized to each.
-        heads: discriminator heads whose saliency weighs; None means the first half, as published (0 to 3 of 8, which
-            are the right-to-left ones).
+        heads: discriminator heads that weigh; None means the first half, as published (0 to 3 of 8, which are the
+            right-to-left ones).
         weighting: "per-head" (published) sums one norm per head; "mean" takes one norm, weighted by the mean saliency.
         norm: "restart" gives every image of the batch its own Euclidean norm, so that restarts do not share a
             gradient; "batch" is the published Frobenius norm over the whole batch, in which a restart that is far
@@ -54,6 +58,19 @@ class LossConfig:
         if self.heads is not None and not self.heads:
             raise ValueError("heads is empty; name at least one, or leave it out for the published half")
 
+    def heads_of(self, discriminator: nn.Module) -> tuple[int, ...]:
+        """The heads of its first attention layer that weigh, or would.
+
+        Raises:
+            ValueError: one of them does not exist.
+        """
+        num_heads = next(iter(discriminator.attention_layers().values())).num_heads
+        heads = self.heads or tuple(range(max(num_heads // 2, 1)))
+        wrong = [head for head in heads if not 0 <= head < num_heads]
+        if wrong:
+            raise ValueError(f"heads={wrong} do not exist; the discriminator has heads 0 to {num_heads - 1}")
+        return heads
+
 
 class InversionLoss:
     """The distance of generated images from one or more real ones.
@@ -61,20 +78,27 @@ class InversionLoss:
     Args:
         discriminator: in evaluation mode; unused by the method "pixel".
         real: [1 or B, C, R, R] in [-1, 1]; one image is compared with every generated one.
+        other: the image [1, C, R, R] whose saliency weighs, for the method "other-image".
     Raises:
-        ValueError: the method needs an attention layer that the discriminator lacks, or a head does not exist.
+        ValueError: the method needs an attention layer that the discriminator lacks, or another image that is not
+            given, or a head does not exist.
     """
 
-    def __init__(self, discriminator: nn.Module, real: Tensor, config: LossConfig | None = None) -> None:
+    def __init__(
+        self, discriminator: nn.Module, real: Tensor, config: LossConfig | None = None, other: Tensor | None = None
+    ) -> None:
         self.discriminator, self.config = discriminator, config or LossConfig()
-        needs_attention = self.config.method == "saliency" or self.config.features == "attention"
+        needs_attention = self.config.method in WEIGHTED or self.config.features == "attention"
         if self.config.method != "pixel" and needs_attention and not discriminator.attention_layers():
             raise ValueError(
                 "the discriminator has no attention layer; use the method 'pixel', or 'features' with features='blocks'"
             )
+        if self.config.method == "other-image" and other is None:
+            raise ValueError("the method 'other-image' needs another image, whose saliency weighs")
         with torch.no_grad():
             self.real = self._features(real)
-            self.weights = self._weights(real)  # for each of the features [b, terms, h, w]; None weighs everything 1
+            # For each of the features [b, terms, h, w]; None weighs everything 1.
+            self.weights = self._weights(other if self.config.method == "other-image" else real)
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """What is compared, each [B, C, h, w]."""
@@ -85,20 +109,17 @@ class InversionLoss:
             return [features for _, features in islice(stages, len(self.discriminator.blocks))]
         return [next(features for side, features in stages if str(side) in self.discriminator.attention)]
 
-    def _weights(self, real: Tensor) -> list[Tensor | None]:
-        if self.config.method != "saliency":
+    def _weights(self, image: Tensor) -> list[Tensor | None]:
+        if self.config.method not in WEIGHTED:
             return [None] * len(self.real)
-        _, attention = self.discriminator.attention_features(real)
-        attention = attention[:, list(self._heads(attention.shape[1]))]
+        if self.config.method == "uniform":
+            layer = next(iter(self.discriminator.attention_layers().values()))
+            attention = dense(uniform_attention(layer))[None].to(image)
+        else:
+            _, attention = self.discriminator.attention_features(image)
+        attention = attention[:, list(self.config.heads_of(self.discriminator))]
         maps = [saliency_maps(attention, tuple(features.shape[-2:])) for features in self.real]
         return maps if self.config.weighting == "per-head" else [m.mean(1, keepdim=True) for m in maps]
-
-    def _heads(self, num_heads: int) -> tuple[int, ...]:
-        heads = self.config.heads or tuple(range(max(num_heads // 2, 1)))
-        wrong = [head for head in heads if not 0 <= head < num_heads]
-        if wrong:
-            raise ValueError(f"heads={wrong} do not exist; the discriminator has heads 0 to {num_heads - 1}")
-        return heads
 
     def terms(self, images: Tensor) -> Tensor:
         """The norms that are summed: [B, heads] for per-head saliency, [B, 1] otherwise; more for several features."""

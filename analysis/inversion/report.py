@@ -1,30 +1,39 @@
 """What an inversion leaves behind: pictures, the latent code, numbers, and the page to explore."""
 
-import io
-import json
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from analysis.explorer import Page, discriminator_views, generator_views, write_page
 from analysis.inversion.distances import Distance, decibels, psnr, ssim
-from analysis.inversion.saliency import saliency_maps
+from analysis.inversion.loss import WEIGHTED
+from analysis.inversion.saliency import dense, entropy_share, key_grid, saliency_maps, uniform_attention
 from analysis.inversion.search import Inversion
 from analysis.inversion.targets import Target
 from analysis.loading import Model
-from sagan_base.files import atomic_write, save_image
+from analysis.overlay import against_uniform, at_least, captioned, overlay
+from sagan_base.files import atomic_write, save_image, write_json
 from sagan_base.sampling import to_image
 
 TUNED = "generator tuned to this image"
 MOST_POINTS = 600  # of a curve in the page
 PLAIN_NAMES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "seconds": "time (s)"}
+METHOD_NAMES = {
+    "saliency": "discriminator features weighted by saliency",
+    "uniform": "discriminator features weighted as uniform attention over the mask would, a control",
+    "other-image": "discriminator features weighted by another image's saliency, a control",
+    "features": "discriminator features, unweighted",
+    "pixel": "pixels",
+}
 
 
 @torch.no_grad()
@@ -46,209 +55,184 @@ def similarity(model: Model, image: Tensor, real: Tensor, distance: Distance) ->
     return numbers
 
 
-def summary(model: Model, target: Target, found: Inversion, distance: Distance, class_given: bool) -> dict[str, Any]:
+def summary(
+    model: Model, target: Target, inversion: Inversion, distance: Distance, class_given: bool
+) -> dict[str, Any]:
     """Everything about one inversion as JSON; ``tuned`` is kept apart, because it is another kind of result."""
-    losses = found.losses
+    losses = inversion.losses[:, inversion.chosen]
+    finite = losses[np.isfinite(losses)]
+    first = inversion.losses[:1][np.isfinite(inversion.losses[:1])]
     numbers = {
         "picture": target.name,
         "source": target.source,
         "notes": list(target.notes),
         "model": model.name,
         "trained_on": model.trained_on,
-        "method": found.config.loss.method,
-        "label": found.label,
-        "class": model.class_names[found.label],
+        "method": inversion.config.loss.method,
+        "label": inversion.label,
+        "class": model.class_names[inversion.label],
         "true_class": None if target.label is None else model.class_names[target.label],
         "class_given": "given" if class_given else None,
-        "chosen_restart": found.chosen,
-        "chosen_by": found.chosen_by,
-        "distances": found.distances.tolist(),
-        "loss_first": float(losses[0].min()) if len(losses) else None,
-        "loss_last": float(losses.min(0)[found.chosen]) if len(losses) else None,
-        "steps_done": len(losses),
-        "stopped": found.stopped,
-        "seconds": found.seconds,
-        **similarity(model, found.image, target.image, distance),
+        "chosen_restart": inversion.chosen,
+        "chosen_by": inversion.chosen_by,
+        "distances": [value if math.isfinite(value) else None for value in inversion.distances.tolist()],
+        "loss_first": float(first.min()) if len(first) else None,
+        "loss_last": float(finite.min()) if len(finite) else None,
+        "steps_done": len(inversion.losses),
+        "stopped": inversion.stopped,
+        "seconds": inversion.seconds,
+        **similarity(model, inversion.image, target.image, distance),
     }
     if target.latent is not None:
-        numbers["latent error"] = float((found.latent - target.latent).square().mean().sqrt())
-    if found.tuned is not None:
-        numbers[TUNED] = similarity(model, found.tuned, target.image, distance)
-    return numbers | {"config": asdict(found.config), "target_sha256": target.fingerprint}
+        numbers["latent error"] = float((inversion.latent - target.latent).square().mean().sqrt())
+    if inversion.tuned is not None:
+        numbers[TUNED] = similarity(model, inversion.tuned, target.image, distance)
+    return numbers | {"config": asdict(inversion.config), "target_sha256": target.fingerprint}
 
 
 def write_inversion(
-    model: Model, target: Target, found: Inversion, numbers: dict[str, Any], out: Path, warnings: list[str]
+    model: Model, target: Target, inversion: Inversion, numbers: dict[str, Any], out: Path, warnings: list[str]
 ) -> int:
     """All files of one inversion into a folder; metrics.json last, as the sign that the others are whole.
 
     Returns:
         The size of explorer.html in bytes.
     """
-    save_image(out / "reconstruction.png", to_image(found.image))
-    if found.tuned is not None:
-        save_image(out / "reconstruction_generator_tuned.png", to_image(found.tuned))
-    save_image(out / "comparison.png", comparison(model, target, found))
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        latent=found.latent.numpy(),
-        label=np.int64(found.label),
-        latents=found.latents.numpy(),
-        labels=found.labels.numpy(),
-        losses=found.losses,
-        pixel_distances=found.pixel_distances,
-    )
-    _save_bytes(buffer.getvalue(), out / "latent.npz")
-    size = write_page(inversion_page(model, target, found, numbers, warnings), out / "explorer.html")
-    _save_bytes((json.dumps(numbers, indent=2, allow_nan=False) + "\n").encode(), out / "metrics.json")
+    save_image(out / "reconstruction.png", to_image(inversion.image))
+    if inversion.tuned is not None:
+        save_image(out / "reconstruction_generator_tuned.png", to_image(inversion.tuned))
+    save_image(out / "comparison.png", comparison(model, target, inversion))
+    with atomic_write(out / "latent.npz") as temporary:
+        np.savez_compressed(
+            temporary,
+            latent=inversion.latent.numpy(),
+            label=np.int64(inversion.label),
+            latents=inversion.latents.numpy(),
+            labels=inversion.labels.numpy(),
+            losses=inversion.losses,
+            pixel_distances=inversion.pixel_distances,
+            generator=np.array(model.generator_fingerprint),
+        )
+    size = write_page(inversion_page(model, target, inversion, numbers, warnings), out / "explorer.html")
+    write_json(out / "metrics.json", numbers)
     return size
 
 
-def _save_bytes(content: bytes, path: Path) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
-
-
-# ---- comparison.png ----
-
-
-def comparison(model: Model, target: Target, found: Inversion, side: int = 256) -> Image.Image:
-    """Real image, reconstruction (and that of the tuned generator), and the saliency laid over the real image."""
-    panels = [("real", to_image(target.image)), ("reconstruction", to_image(found.image))]
-    if found.tuned is not None:
-        panels.append((TUNED, to_image(found.tuned)))
-    panels.append(_saliency_panel(model, target.image, found))
-    scale = math.ceil(side / panels[0][1].width)
-    side, gap, caption = scale * panels[0][1].width, 8, 22
-    sheet = Image.new("RGB", (len(panels) * (side + gap) + gap, side + gap + caption + gap), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
-    for index, (text, image) in enumerate(panels):
-        left = gap + index * (side + gap)
-        sheet.paste(image.convert("RGB").resize((side, side), Image.Resampling.NEAREST), (left, gap))
-        draw.text((left, side + gap + 3), text, fill="black", font=font)
-    return sheet
+def pictures_of(model: Model, target: Target, inversion: Inversion) -> Iterator[tuple[str, Image.Image]]:
+    """From what the person gave to where the heads look, each with its caption."""
+    if target.photograph is not None:
+        yield "the photograph, what was taken of it framed", target.photograph.framed
+        yield "what was taken", target.photograph.crop
+    yield "what the network saw", to_image(target.image)
+    yield "reconstruction from z alone", to_image(inversion.image)
+    if inversion.tuned is not None:
+        yield f"{TUNED}: no reconstruction by z alone", to_image(inversion.tuned)
+    difference = (inversion.image - target.image).abs()
+    yield f"difference, mean {float(difference.mean() / 2):.3f} of the range", to_image(difference - 1)
+    if model.discriminator.attention_layers():
+        yield where_heads_look(model, target.image, inversion)
 
 
 @torch.no_grad()
-def _saliency_panel(model: Model, real: Tensor, found: Inversion) -> tuple[str, Image.Image]:
-    if not model.discriminator.attention_layers():
-        return "difference", to_image((found.image - real).abs() - 1)
-    heads = weighing_heads(model, found)
-    _, attention = model.discriminator.attention_features(real[None].to(model.device))
-    shown = saliency_maps(attention[:, list(heads)], real.shape[-2:])[0].mean(0).cpu()
-    used = "" if found.config.loss.method == "saliency" else " (not used)"
-    return f"saliency, mean of heads {_span(heads)}{used}", overlay(real, shown)
-
-
-def weighing_heads(model: Model, found: Inversion) -> tuple[int, ...]:
-    """The discriminator's heads whose saliency the loss uses, or would use."""
+def where_heads_look(model: Model, real: Tensor, inversion: Inversion) -> tuple[str, Image.Image]:
+    """Saliency of the heads that weigh, or would, against that of uniform attention over their masks."""
     layer = next(iter(model.discriminator.attention_layers().values()))
-    return found.config.loss.heads or tuple(range(max(layer.num_heads // 2, 1)))
+    heads = list(inversion.config.loss.heads_of(model.discriminator))
+    uniform = dense(uniform_attention(layer))[None, heads]
+    attention = model.discriminator.attention_features(real[None].to(model.device))[1][:, heads].cpu()
+    ratios = against_uniform(*(saliency_maps(maps, key_grid(layer))[0].mean(0) for maps in (attention, uniform)))
+    picture, end = overlay(real, ratios)
+    used = "" if inversion.config.loss.method == "saliency" else " (not used)"
+    return (
+        f"saliency of heads {_span(heads)}{used} against uniform attention: orange up to {end:.2f} times, "
+        f"blue down to {1 / end:.2f}; entropy {entropy_share(attention, uniform):.1%} of the most",
+        picture,
+    )
 
 
-def _span(heads: tuple[int, ...]) -> str:
-    consecutive = len(heads) > 2 and heads == tuple(range(heads[0], heads[-1] + 1))
+def comparison(model: Model, target: Target, inversion: Inversion, side: int = 256) -> Image.Image:
+    """``pictures_of`` in one row."""
+    side = at_least(side, target.image.shape[-1])
+    return captioned([("", list(pictures_of(model, target, inversion)))], side)
+
+
+def _span(heads: list[int]) -> str:
+    consecutive = len(heads) > 2 and heads == list(range(heads[0], heads[-1] + 1))
     return f"{heads[0]}-{heads[-1]}" if consecutive else ", ".join(map(str, heads))
 
 
-def overlay(image: Tensor, weights: Tensor) -> Image.Image:
-    """Weights [R, R] >= 0 as heat over an image [C, R, R] in [-1, 1]; their maximum is the brightest."""
-    from matplotlib import colormaps
-
-    grey = (image.expand(3, -1, -1).permute(1, 2, 0).numpy() + 1) / 2
-    heat = colormaps["inferno"](np.asarray(weights / weights.max().clamp(min=1e-12)))[:, :, :3]
-    return Image.fromarray(np.rint(255 * (0.4 * grey + 0.6 * heat)).astype(np.uint8))
-
-
-# ---- explorer.html ----
-
-
 def inversion_page(
-    model: Model, target: Target, found: Inversion, numbers: dict[str, Any], warnings: list[str]
+    model: Model, target: Target, inversion: Inversion, numbers: dict[str, Any], warnings: list[str]
 ) -> Page:
     """The page: pictures and numbers, how it was found, and where each head of both networks looks."""
-    config, loss = found.config, found.config.loss
-    weighs = ()
-    if model.discriminator.attention_layers() and loss.method == "saliency":
-        weighs = weighing_heads(model, found)
-    pictures = [
-        ("the target, as the model sees it", target.image),
-        ("reconstruction from z alone", found.image),
-    ]
-    if found.tuned is not None:
-        pictures.append((f"{TUNED}, {len(found.tuned_losses)} steps: not a reconstruction by z alone", found.tuned))
-    pictures.append((f"difference, mean {float((found.image - target.image).abs().mean() / 2):.3f} of the range",
-                     (found.image - target.image).abs() - 1))  # fmt: skip
-    given = "given" if len(set(found.draw_labels.tolist())) == 1 else "found by search"
-    trained = f"The model was trained on {model.trained_on}"
-    if model.trained_on is None:
-        trained = "The file does not say what the model was trained on"
-    restarts = len(found.latents)
-    notes = [*target.notes]
-    notes.append(
-        f"{restarts} restarts from the best of {len(found.draw_losses)} random codes, {len(found.losses)} steps, "
-        f"ended by: {found.stopped}; restart {found.chosen} was chosen by {found.chosen_by}, which was not minimised"
+    loss = inversion.config.loss
+    weighs = loss.heads_of(model.discriminator) if loss.method in WEIGHTED else ()
+    norm = "L1" if loss.norm == "l1" else f"norm per {loss.norm}"
+    weighting = f" ({loss.weighting})" if loss.method in WEIGHTED else ""
+    given = "given" if len(set(inversion.draw_labels.tolist())) == 1 else "found by search"
+    trained = "The file does not say what the model was trained on"
+    if model.trained_on is not None:
+        trained = f"The model was trained on {model.trained_on}"
+    searched = (
+        f"{len(inversion.latents)} restarts from the best of {len(inversion.draw_losses)} random codes, "
+        f"{len(inversion.losses)} steps, ended by: {inversion.stopped}; restart {inversion.chosen} was chosen by "
+        f"{inversion.chosen_by}, which was not minimised"
     )
-    warnings = [
-        *warnings,
-        f"{trained}. A picture of anything else comes out as the nearest thing that it can draw.",
-    ]
     return Page(
         title=f"Inversion of {target.name}",
-        subtitle=f"{model.describe()}. Class {model.class_name(found.label)}, {given}. Method: {_method(found)}.",
-        notes=notes,
-        warnings=warnings,
-        pictures=pictures,
-        tables=[_number_table(numbers)],
-        frames=[(step, images[found.chosen]) for step, images in found.frames],
-        curves=_curves(found),
+        subtitle=f"{model.describe()}. Class {model.class_name(inversion.label)}, {given}. "
+        f"Method: {METHOD_NAMES[loss.method]}{weighting}, {norm}.",
+        notes=[*target.notes, searched],
+        warnings=[
+            *warnings,
+            f"{trained}. A picture of anything else comes out as the nearest thing that it can draw.",
+        ],
+        pictures=list(pictures_of(model, target, inversion)),
+        tables={"how near the reconstruction comes": _number_table(numbers)},
+        frames=[(step, images[inversion.chosen]) for step, images in inversion.frames],
+        curves=_curves(inversion),
         views=[
             *discriminator_views(model.discriminator, target.image, "Discriminator · target", weighs),
-            *generator_views(model.generator, found.latent, found.label, "Generator · reconstruction"),
-            *discriminator_views(model.discriminator, found.image, "Discriminator · reconstruction"),
+            *generator_views(model.generator, inversion.latent, inversion.label, "Generator · reconstruction"),
+            *discriminator_views(model.discriminator, inversion.image, "Discriminator · reconstruction"),
         ],
-        details={**numbers, "config": asdict(config)},
+        details=numbers,
     )
 
 
-def _method(found: Inversion) -> str:
-    loss = found.config.loss
-    names = {
-        "saliency": f"discriminator features weighted by saliency ({loss.weighting})",
-        "features": "discriminator features, unweighted",
-        "pixel": "pixels",
-    }
-    return f"{names[loss.method]}, norm per {loss.norm}" if loss.norm != "l1" else f"{names[loss.method]}, L1"
-
-
-def _number_table(numbers: dict[str, Any]) -> dict[str, Any]:
-    skipped = {"loss_first", "loss_last", "seconds"}
-    shown = [k for k, v in numbers.items() if isinstance(v, float) and k not in skipped]
-    columns, rows = (
-        ["", *(PLAIN_NAMES.get(name, name) for name in shown)],
-        [["z alone", *(numbers[name] for name in shown)]],
+def _number_table(numbers: dict[str, Any]) -> pd.DataFrame:
+    skipped = ("loss_first", "loss_last", "seconds")
+    shown = [name for name, value in numbers.items() if isinstance(value, float) and name not in skipped]
+    kinds = {"z alone": numbers} | ({TUNED: numbers[TUNED]} if TUNED in numbers else {})
+    return pd.DataFrame(
+        {"": kind} | {PLAIN_NAMES.get(name, name): values.get(name) for name in shown} for kind, values in kinds.items()
     )
-    if TUNED in numbers:
-        rows.append([TUNED, *(numbers[TUNED].get(name) for name in shown)])
-    return {"columns": columns, "rows": rows}
 
 
-def _curves(found: Inversion) -> list[dict[str, Any]]:
-    if not len(found.losses):
+def _curves(inversion: Inversion) -> list[dict[str, Any]]:
+    if not len(inversion.losses):
         return []
+    minimised = "" if inversion.config.loss.method == "pixel" else ", not minimised"
     curves = []
-    for title, values in (("loss of each restart", found.losses), ("mean squared pixel difference, not minimised",
-                                                                   found.pixel_distances)):  # fmt: skip
-        if title.startswith("mean") and found.config.loss.method == "pixel":
-            title = "mean squared pixel difference"
+    for title, values in (
+        ("loss of each restart", inversion.losses),
+        (f"mean squared pixel difference{minimised}", inversion.pixel_distances),
+    ):
         every = math.ceil(len(values) / MOST_POINTS)
-        series = [{"values": line[::every].tolist(), "chosen": i == found.chosen} for i, line in enumerate(values.T)]
+        series = [
+            {"values": line[::every].tolist(), "chosen": restart == inversion.chosen}
+            for restart, line in enumerate(values.T)
+        ]
         curves.append({"title": f"{title}; the chosen one in colour", "every": every, "series": series})
-    if found.tuned_losses:
-        halves = [value / 2 for value in found.tuned_losses]  # they are sums of two ratios
-        curves.append({"title": f"tuning stage: {TUNED}; loss relative to its start", "every": 1,
-                       "series": [{"values": halves, "chosen": True}]})  # fmt: skip
+    if inversion.tuned_losses:
+        halves = [value / 2 for value in inversion.tuned_losses]  # they are sums of two ratios
+        curves.append(
+            {
+                "title": f"tuning stage: {TUNED}; loss relative to its start",
+                "every": 1,
+                "series": [{"values": halves, "chosen": True}],
+            }
+        )
     return curves
 
 

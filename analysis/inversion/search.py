@@ -36,7 +36,7 @@ class InversionConfig:
         lookahead: k of Lookahead with ``lookahead_alpha``; 0 leaves it out, as the published program does in effect.
         clamp: largest absolute value of an entry of z; 0 leaves z free.
         noise: standard deviation of Gaussian noise added to z at the start; falls to 0 over the first 3/4 of the steps.
-        patience: stop when no restart has improved by 0.1% for so many steps; 0: never.
+        patience: stop when the sum of the restarts' lowest losses has not fallen by 0.1% for so many steps; 0: never.
         tune_steps: steps of a further stage that adapts the generator's weights to this one image, with
             ``tune_learning_rate``. Its result is another thing than a reconstruction by z alone, and kept apart.
     """
@@ -66,8 +66,8 @@ class InversionConfig:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)} is negative")
         for name in ("learning_rate", "tune_learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} is not a positive number")
+            if not 0 < getattr(self, name) <= 1e30:  # Adam divides it further, within float32
+                raise ValueError(f"{name}={getattr(self, name)} is not a positive number up to 1e30")
         if self.ramp_up < 0 or self.ramp_down < 0 or not self.ramp_up + self.ramp_down <= 1:
             raise ValueError(f"ramp_up={self.ramp_up} and ramp_down={self.ramp_down} are not parts of the steps")
         if not 0 < self.lookahead_alpha <= 1:
@@ -84,15 +84,16 @@ PRESETS = {
 
 @dataclass(eq=False)
 class Inversion:
-    """What an inversion found. R restarts; ``chosen`` is the one with the smallest ``distances``.
+    """The outcome of an inversion. R restarts; ``chosen`` is the one with the smallest ``distances``.
 
     Attributes:
         latents [R, d], labels [R], images [R, C, H, W]: of each restart at its lowest loss.
         losses, pixel_distances: [steps, R], at each step; the second is the mean squared difference of pixels.
-        frames: (step, images [R, C, H, W] uint8) at up to 48 evenly spaced steps.
+        frames: (step, images [R, C, H, W] uint8) at up to 48 evenly spaced steps, and the last one.
         distances: [R], by the distance named ``chosen_by``, which was not minimised.
         draw_losses: [draws], of the random codes; draw_labels their classes.
-        stopped: why it ended: "steps", "no improvement", "interrupted".
+        stopped: why it ended: "steps", "no improvement", "interrupted", or "losses not finite" (a learning rate far too
+            large lets the codes run away; the best before is kept).
         tuned: image of the tuned generator [C, H, W], where that stage ran; tuned_losses its losses.
     """
 
@@ -137,6 +138,7 @@ def invert(
     distance: Distance,
     label: int | None = None,
     report: Callable[[str, int, int, float], None] = lambda stage, done, total, loss: None,
+    other: Tensor | None = None,
 ) -> Inversion:
     """Invert one image. Ctrl-C keeps the best so far; the same seed gives the same bits on a CPU.
 
@@ -146,14 +148,16 @@ def invert(
         distance: by which the restart is chosen.
         label: class of the image; None searches all classes.
         report: called as (stage, steps done, steps in all, lowest loss).
+        other: another image [C, R, R], for the method "other-image".
     Raises:
-        ValueError: the image does not fit the networks, the class does not exist, or as ``InversionLoss``.
+        ValueError: the image does not fit the networks, the class does not exist, no code has a finite loss, or as
+            ``InversionLoss``.
     """
     started = time.monotonic()
     device = next(generator.parameters()).device
     _check(generator, image, label)
     real = image[None].to(device)
-    loss = InversionLoss(discriminator, real, config.loss)
+    loss = InversionLoss(discriminator, real, config.loss, None if other is None else other[None].to(device))
     with _frozen(generator), _frozen(discriminator):
         search = _Search(generator, loss, real, config, torch.Generator().manual_seed(config.seed), report)
         stopped = "interrupted"
@@ -181,19 +185,19 @@ class _frozen:
     """Within it, a network's weights ask for no gradient, which halves the work of a backward pass."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.asked = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def __enter__(self) -> None:
-        for parameter in self.asked:
+        for parameter in self.trained:
             parameter.requires_grad_(False)
 
     def __exit__(self, *_: object) -> None:
-        for parameter in self.asked:
+        for parameter in self.trained:
             parameter.requires_grad_(True)
 
 
 class _Search:
-    """The state of an inversion, so that whatever was found is there when it is interrupted."""
+    """The state of an inversion, so that what it has is there when it is interrupted."""
 
     MOST_FRAMES = 48
     CHUNK = 64  # random codes scored at once: bounds memory, not results
@@ -207,6 +211,7 @@ class _Search:
         self.pixels: list[np.ndarray] = []
         self.frames: list[tuple[int, Tensor]] = []
         self.frame_every = 1
+        self.last: tuple[int, Tensor] | None = None
 
     def _normal(self, count: int) -> Tensor:
         """Normal draws cut at +-2, as published, made on the CPU so that a seed means the same on any device."""
@@ -278,7 +283,11 @@ class _Search:
             self.best_latents = torch.where(better[:, None], code.detach(), self.best_latents)
             self._record(step, losses, images.detach())
             self.report("optimising", step + 1, config.steps, float(self.best_losses.min()))
-            lowest = float(self.best_losses.sum())
+            if not losses.isfinite().any():
+                if not self.best_losses.isfinite().any():
+                    raise ValueError("no code has a finite loss: the model's weights or the image are damaged")
+                return "losses not finite"
+            lowest = float(self.best_losses[self.best_losses.isfinite()].sum())
             milestone, waiting = (lowest, 0) if lowest < 0.999 * milestone else (milestone, waiting + 1)
             if config.patience and waiting >= config.patience:
                 return "no improvement"
@@ -293,6 +302,7 @@ class _Search:
     def _record(self, step: int, losses: Tensor, images: Tensor) -> None:
         self.losses.append(losses.cpu().numpy())
         self.pixels.append((images - self.real).square().flatten(1).mean(1).cpu().numpy())
+        self.last = (step, images)
         if step % self.frame_every == 0:
             self.frames.append((step, to_uint8(images)))
             if len(self.frames) > self.MOST_FRAMES:  # however long it lasts: evenly spaced, and bounded
@@ -302,6 +312,9 @@ class _Search:
         with torch.no_grad():
             images = self.generator(self.best_latents, self.labels)
         restarts = len(self.best_latents)
+        frames = list(self.frames)
+        if self.last is not None and frames[-1][0] < self.last[0]:
+            frames.append((self.last[0], to_uint8(self.last[1])))
         return Inversion(
             config=self.config,
             latents=self.best_latents.cpu(),
@@ -309,8 +322,8 @@ class _Search:
             images=images.cpu(),
             losses=np.array(self.losses).reshape(-1, restarts),
             pixel_distances=np.array(self.pixels).reshape(-1, restarts),
-            frames=self.frames,
-            distances=distance(images, self.real).cpu(),
+            frames=frames,
+            distances=distance(images, self.real).cpu().nan_to_num(nan=math.inf),
             chosen_by=distance.name,
             draw_losses=self.draw_losses,
             draw_labels=self.draw_labels,
@@ -342,7 +355,8 @@ def _tune(generator: nn.Module, loss: InversionLoss, real: Tensor, result: Inver
         for step in range(config.tune_steps):
             image = tuned(code, label)
             parts = torch.stack([loss.objective(loss.terms(image)), (image - real).square().mean()])
-            scale = parts.detach() if scale is None else scale
+            # What is matched already has nothing to be relative to.
+            scale = parts.detach().clamp(min=torch.finfo(parts.dtype).tiny) if scale is None else scale
             value = (parts / scale).sum()
             result.tuned_losses.append(float(value.detach()))
             if float(value.detach()) < lowest:

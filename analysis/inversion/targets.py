@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from analysis.inversion.photograph import Crop, Photograph, cropped
 from analysis.loading import Model
 from analysis.pictures import files_in, fit_picture, read_picture
 from sagan_base.sampling import draw_any, generate
@@ -22,6 +24,7 @@ class Target:
         name: for tables and folders. source: "file", "held-out" or "generated".
         image: [C, R, R] in [-1, 1]. notes: what was done to it.
         label: its class, where it is known. latent: the z it was made of, where there is one.
+        photograph: of a file, what a person sees of it.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Target:
     notes: tuple[str, ...] = ()
     label: int | None = None
     latent: Tensor | None = None
+    photograph: Photograph | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -37,25 +41,28 @@ class Target:
         return hashlib.sha256(self.image.contiguous().numpy().tobytes()).hexdigest()
 
 
-def from_file(path: Path, model: Model, negative: bool = False, name: str | None = None) -> Target:
+def from_file(
+    path: Path, model: Model, negative: bool = False, name: str | None = None, crop: Crop | None = None
+) -> Target:
     """A picture file; its class is the name of its folder, where that is the name of one.
 
     Raises:
-        ValueError: as ``read_picture``.
+        ValueError: as ``read_picture`` and ``cropped``.
     """
     config = model.generator.config
-    image, fitted = fit_picture(read_picture(path), config.resolution, config.image_channels)
+    square, photograph = cropped(read_picture(path), crop or Crop())
+    image, fitted = fit_picture(square, config.resolution, config.image_channels)
     notes = list(fitted.notes)
     if negative:
         image = -image
         notes.append("light and dark were exchanged (--negative)")
     folder = path.resolve().parent.name
     label = model.class_names.index(folder) if folder in model.class_names else None
-    return Target(name or path.stem, "file", image, tuple(notes), label)
+    return Target(name or path.stem, "file", image, tuple(notes), label, photograph=photograph)
 
 
 def from_folder(
-    folder: Path, model: Model, limit: int | None, negative: bool = False
+    folder: Path, model: Model, limit: int | None, negative: bool = False, crop: Crop | None = None
 ) -> tuple[list[Target], list[str]]:
     """Every picture below a folder, and one line for each file that is none.
 
@@ -68,7 +75,7 @@ def from_folder(
             break
         try:
             name = str(path.relative_to(folder).with_suffix("")).replace("/", "_")
-            targets.append(from_file(path, model, negative, name))
+            targets.append(from_file(path, model, negative, name, crop))
         except ValueError as error:
             refused.append(str(error))
     if not targets:
@@ -76,8 +83,7 @@ def from_folder(
         raise ValueError(f"{folder} holds no picture that can be read{more}; name a folder of image files")
     names = [target.name for target in targets]
     if len(set(names)) < len(names):  # a.png beside a.jpg
-        numbered = enumerate(targets)
-        targets = [Target(f"{t.name}_{i}", t.source, t.image, t.notes, t.label) for i, t in numbered]
+        targets = [replace(target, name=f"{target.name}_{i}") for i, target in enumerate(targets)]
     return targets, refused
 
 
@@ -120,11 +126,18 @@ def generated(model: Model, count: int, seed: int, label: int | None = None) -> 
         yield Target(f"generated_{index:03d}", "generated", image, (), chosen, z)
 
 
-def brightness_warning(model: Model, image: Tensor, seed: int = 0) -> str | None:
+def brightness_warning(model: Model, image: Tensor) -> str | None:
     """A picture as light as nothing the model draws, whose negative would fit: most often ink on the wrong paper."""
-    means = draw_any(model.generator, 64, seed).mean((1, 2, 3))
-    low, high, mean = float(means.min()) - 0.1, float(means.max()) + 0.1, float(image.mean())
+    low, high = _brightness(model)
+    mean = float(image.mean())
     if low <= mean <= high or not low <= -mean <= high:
         return None
     kind = "lighter" if mean > high else "darker"
     return f"the picture is much {kind} than anything this model draws; --negative exchanges light and dark"
+
+
+@lru_cache(maxsize=1)
+def _brightness(model: Model) -> tuple[float, float]:
+    """Between what means of its pixels the images of a model lie, by and large."""
+    means = draw_any(model.generator, 64).mean((1, 2, 3))
+    return float(means.min()) - 0.1, float(means.max()) + 0.1

@@ -5,11 +5,14 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from analysis import explorer
 from analysis.explorer import Page, View, discriminator_views, generator_views, render, write_page
+from analysis.inversion.saliency import evenly
 from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator
 from ylg.heads import aligned_rows, head_masks, sparse_head_masks
@@ -23,18 +26,19 @@ def view(name="Generator", pattern="ltr_rtl", side=16, alignment="rows", seed=0,
     attention = attention / attention.sum(-1, keepdim=True)
     image = torch.rand(3, resolution, resolution, generator=random) * 2 - 1
     rows = aligned_rows((side, side), (side // 2, side // 2), alignment)
+    uniform = [evenly(mask) for mask in masks]
     names = [f"{pattern} {head}" for head in range(heads)]
     grids = ((side, side), (side // 2, side // 2))
-    return View(name, f"layer of {name}", image, attention, masks, names, *grids, alignment, rows)
+    return View(name, f"layer of {name}", image, attention, uniform, names, *grids, alignment, rows)
 
 
 def full_page(views, side=32):
     frames = [(step, torch.full((3, side, side), 10 * step, dtype=torch.uint8)) for step in range(5)]
     curve = {"title": "loss", "every": 50, "series": [{"values": [3.0, 2.0, 1.0], "chosen": i == 1} for i in range(3)]}
-    table = {"columns": ["", "PSNR"], "rows": [["z alone", 12.5], ["none", None]]}
+    table = {"numbers": pd.DataFrame({"": ["z alone", "none"], "PSNR": [12.5, None]})}
     return Page(
         "A <page> & \"its\" </script> title", "subtitle", ["a note"], ["a warning"],
-        [("real", torch.zeros(3, side, side))], [table], frames, [curve], views, [table], {"seed": 0},
+        [("real", Image.new("L", (side, side)))], table, frames, [curve], views, table, {"seed": 0},
     )  # fmt: skip
 
 
@@ -51,7 +55,7 @@ def shown(chromium, tmp_path):
 
 def assert_shows(chromium, expected: View, query: int) -> None:
     heads = chromium.run("return explorer.current()")
-    assert len(heads) == len(expected.masks)
+    assert len(heads) == len(expected.uniform)
     assert np.array_equal(np.float32(heads), expected.attention[:, query].numpy())
 
 
@@ -77,7 +81,7 @@ def test_the_brightest_cell_of_a_heads_picture_is_its_most_attended_key(chromium
     plain = replace(VIEWS[0], image=torch.zeros(3, 32, 32))
     write_page(full_page([plain]), tmp_path / "page.html")
     chromium.open(tmp_path / "page.html")
-    chromium.run("document.getElementById('outline').click(); explorer.setQuery(37)")
+    chromium.run("['outline', 'against'].forEach(id => document.getElementById(id).click()); explorer.setQuery(37)")
     script = """
       const canvas = document.querySelectorAll('#heads canvas')[arguments[0]], n = 8, cell = canvas.width / n;
       const data = canvas.getContext('2d'), out = [];
@@ -177,7 +181,7 @@ def test_a_page_without_attention_or_pictures_still_opens(chromium, tmp_path):
     (tmp_path / "page.html").write_text(text)
     chromium._call("POST", "/url", {"url": (tmp_path / "page.html").as_uri()})
     assert chromium.run("return document.querySelector('h1').textContent") == "only a title"
-    assert chromium.run("return document.getElementById('explore-section').hidden")
+    assert chromium.run("return document.getElementById('stage')") is None
     assert chromium.messages() == []
 
 
@@ -220,8 +224,8 @@ def test_views_of_networks_hold_their_attention_and_their_masks(mode):
     for seen, expected in zip(views, (*maps, attention), strict=True):
         assert torch.equal(seen.attention, expected[0])
         assert torch.equal(seen.image, image[0])
-        for head, mask in enumerate(seen.masks):
-            assert (seen.attention[head].numpy()[~mask.toarray()] == 0).all()
+        for attention, uniform in zip(seen.attention.numpy(), seen.uniform, strict=True):
+            assert (attention[uniform.toarray() == 0] == 0).all()
     assert views[2].weighs == (1,)
     assert "zero: this layer changes nothing" in views[2].text
 

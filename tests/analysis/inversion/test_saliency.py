@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.inversion.saliency import key_grid, saliency, saliency_maps
+from analysis.inversion.saliency import dense, entropy_share, saliency, saliency_maps, uniform_attention
+from ylg import SparseAttention2d
 
 
 def test_saliency_is_the_column_sum_over_the_number_of_non_zero_entries():
@@ -29,24 +30,35 @@ def test_saliency_equals_the_published_values(shared):
     for side in (16, 32):
         ours = saliency_maps(attention, (side, side))
         torch.testing.assert_close(ours, torch.from_numpy(golden[f"saliency_{side}"]), rtol=1e-5, atol=1e-7)
-    for interpolation in ("nearest", "bilinear"):
-        ours = saliency_maps(attention[:1], (128, 128), interpolation=interpolation)[0]
-        golden_map = torch.from_numpy(golden[f"vis_sample0_{interpolation}128"])
-        torch.testing.assert_close(ours, golden_map, rtol=1e-5, atol=1e-6)
+    drawn = torch.from_numpy(golden["vis_sample0_nearest128"])
+    torch.testing.assert_close(saliency_maps(attention[:1], (128, 128))[0], drawn, rtol=1e-5, atol=1e-6)
 
 
-def test_each_key_cell_becomes_a_rectangle_of_a_grid_that_need_not_be_square():
-    attention = torch.rand(1, 2, 6, 6)
-    maps = saliency_maps(attention, (4, 9), grid=(2, 3))
-    expected = saliency(attention).reshape(1, 2, 2, 3).repeat_interleave(2, 2).repeat_interleave(3, 3)
-    assert torch.equal(maps, expected)
+def test_each_key_cell_becomes_a_rectangle():
+    attention = torch.rand(1, 2, 6, 9)
+    expected = saliency(attention).reshape(1, 2, 3, 3).repeat_interleave(2, 2).repeat_interleave(4, 3)
+    assert torch.equal(saliency_maps(attention, (6, 12)), expected)
 
 
-def test_keys_that_fill_no_square_and_unknown_interpolations_are_refused():
-    assert key_grid(49) == (7, 7)
+def test_keys_that_fill_no_square_are_refused():
     with pytest.raises(ValueError, match="num_keys=48 is not a perfect square"):
-        key_grid(48)
-    with pytest.raises(ValueError, match="6 keys do not fill a 2x2 grid"):
-        saliency_maps(torch.rand(1, 1, 6, 6), (4, 4), grid=(2, 2))
-    with pytest.raises(ValueError, match="interpolation='cubic'"):
-        saliency_maps(torch.rand(1, 1, 6, 4), (4, 4), interpolation="cubic")
+        saliency_maps(torch.rand(1, 1, 6, 48), (4, 4))
+
+
+@pytest.mark.parametrize("mode", ["parallel", "sequential"])
+@pytest.mark.parametrize("options", [{}, {"pattern": "strided", "stride": 2, "alignment": "rows"}])
+def test_uniform_attention_is_the_map_of_a_layer_whose_scores_are_all_equal(mode, options):
+    layer = SparseAttention2d(8, (8, 8), mode=mode, **options)
+    torch.nn.init.zeros_(layer.query.weight)
+    with torch.no_grad():
+        _, attention = layer(torch.randn(1, 8, 8, 8), return_attention=True)
+    uniform = dense(uniform_attention(layer))
+    torch.testing.assert_close(uniform, attention[0])
+    assert all(entropy_share(attention[0, head], uniform[head]) == pytest.approx(1) for head in range(8))
+
+
+def test_the_share_of_entropy_falls_to_0_where_each_query_looks_at_one_key():
+    uniform = torch.full((6, 4), 0.25)
+    assert entropy_share(torch.eye(4)[[0, 1, 2, 3, 0, 1]], uniform) == 0
+    assert entropy_share(torch.tensor([[0.5, 0.5, 0, 0]] * 6), uniform) == pytest.approx(0.5)
+    assert entropy_share(torch.eye(4), torch.eye(4)) == 1  # a mask that leaves no choice

@@ -11,9 +11,11 @@ import torch
 from analysis.inversion.distances import ssim_distance
 from analysis.inversion.lookahead import Lookahead
 from analysis.inversion.loss import InversionLoss, LossConfig
+from analysis.inversion.saliency import saliency_maps
 from analysis.inversion.search import PRESETS, InversionConfig, _ramp, invert
 from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator
+from ylg import head_masks
 
 
 def networks(seed=0, **options):
@@ -123,6 +125,34 @@ def test_terms_equal_their_definition_in_loops(model, method, norm):
                     total += float(difference.abs().sum() if norm == "l1" else difference.square().sum())
             expected = total if norm == "l1" else math.sqrt(total)
             assert ours[image, term].item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_controls_weigh_as_uniform_attention_or_another_image_would(model):
+    generator, discriminator = model
+    real, other, fake = (picture(generator, seed=seed)[None] for seed in (5, 6, 7))
+
+    def terms(method, attention):
+        loss = InversionLoss(discriminator, real, LossConfig(method=method), other)
+        features, _ = discriminator.attention_features(torch.cat([real, fake]))
+        weights = saliency_maps(attention[:, :4], (8, 8))
+        expected = ((features[1:] - features[:1]).square().sum(1, keepdim=True) * weights.square()).sum((2, 3)).sqrt()
+        torch.testing.assert_close(loss.terms(fake), expected)
+        return expected
+
+    with torch.no_grad():
+        layer = discriminator.attention["8"]
+        uniform = torch.nn.functional.normalize(
+            head_masks(layer.pattern, (8, 8), (4, 4), alignment=layer.alignment).float(), 1, -1
+        )
+        by_method = {
+            "saliency": discriminator.attention_features(real)[1],
+            "other-image": discriminator.attention_features(other)[1],
+            "uniform": uniform[None],
+        }
+        values = [terms(*pair) for pair in by_method.items()]
+    assert not torch.allclose(values[0], values[1], rtol=1e-7) and not torch.allclose(values[0], values[2], rtol=1e-7)
+    with pytest.raises(ValueError, match="'other-image' needs another image"):
+        InversionLoss(discriminator, real, LossConfig(method="other-image"))
 
 
 def test_restarts_do_not_share_a_gradient_under_their_own_norms_and_do_under_the_published_one(model):
@@ -311,7 +341,7 @@ def test_frames_are_evenly_spaced_and_bounded_however_long_it_lasts(model):
     found = invert(*model, picture(model[0]), replace(QUICK, steps=120, restarts=1), ssim_distance(), label=0)
     steps = [step for step, _ in found.frames]
     assert 24 <= len(steps) <= 48
-    assert steps == list(range(0, 120, steps[1]))
+    assert steps == [*range(0, 119, steps[1]), 119]  # and it ends where the search ended
     assert found.frames[0][1].dtype == torch.uint8
 
 
@@ -320,6 +350,21 @@ def test_it_stops_early_when_nothing_improves(model):
     found = invert(*model, picture(model[0]), config, ssim_distance())
     assert found.stopped == "no improvement"
     assert len(found.losses) < 10
+
+
+def test_codes_that_run_away_end_the_search_and_the_best_before_is_kept(model):
+    config = replace(QUICK, steps=40, learning_rate=1e25, ramp_up=0.0, clamp=0.0)
+    found = invert(*model, picture(model[0]), config, ssim_distance(), label=1)
+    assert found.stopped == "losses not finite"
+    assert not np.isfinite(found.losses[-1]).any()
+    assert found.latents.isfinite().all() and found.images.isfinite().all() and found.distances.isfinite().all()
+
+
+def test_a_model_of_which_nothing_is_finite_is_refused(model):
+    generator, discriminator = networks()
+    torch.nn.init.constant_(generator.to_image.bias, math.nan)
+    with pytest.raises(ValueError, match="no code has a finite loss"):
+        invert(generator, discriminator, picture(model[0]), QUICK, ssim_distance(), label=1)
 
 
 @pytest.mark.parametrize("interrupted_at", ["drawing", "optimising", "tuning"])
@@ -374,6 +419,8 @@ def test_tuning_moves_as_fast_as_its_learning_rate_says(model):
 def test_mistakes_are_refused_with_the_remedy(model):
     with pytest.raises(ValueError, match="steps=0 is not positive"):
         InversionConfig(steps=0)
+    with pytest.raises(ValueError, match="learning_rate=1e\\+38 is not a positive number up to 1e30"):
+        InversionConfig(learning_rate=1e38)
     with pytest.raises(ValueError, match="noise=-1 is negative"):
         InversionConfig(noise=-1)
     with pytest.raises(ValueError, match=r"ramp_up=0\.8 and ramp_down=0\.5"):
