@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from ablations.presets import Preset
 from ablations.rows import Row
-from sagan_base.config import ModelConfig, RunConfig, TrainConfig
+from sagan_base.config import AttentionConfig, ModelConfig, RunConfig, TrainConfig
 from sagan_base.data import ImageData
 
 
@@ -72,8 +72,20 @@ class Experiment:
             generator_attention=generator_sides,
             discriminator_attention=discriminator_sides,
             residual=not self.row.dcgan,
-            attention=self.row.attention,
+            attention=self._attention(),
         )
+
+    def _attention(self) -> AttentionConfig | None:
+        """The row's, with the preset's room where the row leaves it open."""
+        attention, preset = self.row.attention, self.setting.preset
+        if attention is None:
+            return None
+        room = {
+            name: -(-8 * getattr(preset, name) // attention.num_heads)
+            for name in ("head_dim_qk", "head_dim_v")
+            if getattr(attention, name) is None and getattr(preset, name) is not None
+        }
+        return replace(attention, **room)
 
     def config(self, data: ImageData | None = None) -> RunConfig:
         """Everything ``train`` needs; without data, as for the preset's own."""

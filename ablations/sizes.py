@@ -13,7 +13,7 @@ from sagan_base.data import ImageData
 
 @lru_cache(maxsize=64)
 def parameter_counts(config: RunConfig) -> tuple[int, int]:
-    """Trained numbers of generator and discriminator.
+    """Trained numbers of generator and discriminator, but for attention's temperatures, one a head.
 
     Raises:
         ValueError: the networks cannot be built, such as heads that do not divide the channels.
@@ -28,7 +28,10 @@ def parameter_counts(config: RunConfig) -> tuple[int, int]:
         raise ValueError(
             f"{attention.num_heads} heads do not fit {attention.pattern!r} in this network ({error})"
         ) from None
-    return tuple(sum(p.numel() for p in network.parameters()) for network in networks)
+    return tuple(
+        sum(p.numel() for name, p in network.named_parameters() if not name.endswith("log_temperature"))
+        for network in networks
+    )
 
 
 def require_equal_sizes(runs: list[Experiment], data: ImageData | None = None) -> None:

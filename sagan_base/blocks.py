@@ -64,6 +64,7 @@ def attention(channels: int, side: int, config: AttentionConfig, numerics: Numer
         v_channels=config.head_dim_v and config.head_dim_v * config.num_heads,
         qk_norm=config.qk_norm,
         temperature=config.temperature,
+        scale=config.scale,
     )
     for convolution_1x1 in (layer.query, layer.key, layer.value, layer.output):
         if config.spectral_projections or convolution_1x1 in (layer.value, layer.output):

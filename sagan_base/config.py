@@ -28,6 +28,7 @@ class AttentionConfig:
         head_dim_qk, head_dim_v: channels that one head's queries and keys, and its values, have; None is the published
             rule, C / 8 and C / 2 shared by all heads, which leaves a head one channel in small networks.
         qk_norm: queries and keys of unit length times a learned temperature per head, which starts at ``temperature``.
+        scale: what scores are multiplied by; SAGAN does not scale. 0 is the control: uniform attention over the mask.
         spectral_projections: divide the query and key convolutions by their largest singular value, as published.
     """
 
@@ -40,6 +41,7 @@ class AttentionConfig:
     head_dim_v: int | None = None
     qk_norm: bool = False
     temperature: float = 4.0
+    scale: float = 1.0
     spectral_projections: bool = True
 
     def __post_init__(self) -> None:
@@ -47,6 +49,7 @@ class AttentionConfig:
             size = getattr(self, name)
             _require(size is None or size >= 1, f"{name}={size} is not positive; the paper's generator has 4 and 16")
         _require(self.temperature > 0, f"temperature={self.temperature} is not positive; use 4 to 16")
+        _require(self.scale >= 0, f"scale={self.scale} is negative; use 1 as published, or 0 for uniform attention")
         _require(
             self.qk_norm or self.temperature == AttentionConfig.temperature,
             f"temperature={self.temperature} is read by qk_norm alone; give --qk-norm too",
@@ -299,7 +302,8 @@ class RunConfig:
 # Fields that came later, and what held before them: at that value they stay out of the hash, so that runs of before
 # keep the names of their folders.
 LATER_FIELDS = {
-    "head_dim_qk": None, "head_dim_v": None, "qk_norm": False, "temperature": 4.0, "spectral_projections": True,
+    "head_dim_qk": None, "head_dim_v": None, "qk_norm": False, "temperature": 4.0, "scale": 1.0,
+    "spectral_projections": True,
     "augment": [], "temperature_lr_factor": 1.0,
 }  # fmt: skip
 

@@ -51,6 +51,7 @@ HELP: dict[type, dict[str, str]] = {
         "head_dim_v": "channels of one head's values; the published rule (C/2 for all heads) by default",
         "qk_norm": "queries and keys of unit length times a learned temperature per head",
         "temperature": "where the temperatures of --qk-norm start",
+        "scale": "what scores are multiplied by; 0 makes attention uniform over the mask, as a control",
         "spectral_projections": "divide the query and key convolutions by sigma, as published",
     },
     Recipe: {

@@ -132,3 +132,16 @@ def test_the_dcgan_has_plain_blocks_without_attention():
     names = {type(module).__name__ for network in (generator, discriminator) for module in network.modules()}
     assert {"PlainGeneratorBlock", "PlainDiscriminatorBlock", "ConvTranspose2d"} <= names
     assert not names & {"GeneratorBlock", "DiscriminatorBlock", "SparseAttention2d"}
+
+
+def test_a_preset_gives_heads_room_and_one_head_that_of_all_eight():
+    made = {name: Experiment(ROWS[name], SETTING, 0).model().attention for name in ("sagan", "sagan_8", "ylg")}
+    assert [made[name].head_dim_qk for name in made] == [32, 4, 4]
+    assert [made[name].head_dim_v for name in made] == [32, 4, 4]
+    published = replace(SETTING, preset=PRESETS["imagenet128"])
+    assert Experiment(ROWS["ylg"], published, 0).model().attention.head_dim_qk is None
+
+
+def test_temperatures_do_not_count_as_size():
+    row = replace(ROWS["ylg"], attention=attention("ltr_rtl", "manhattan", alignment="pool", qk_norm=True))
+    require_equal_sizes([Experiment(row, SETTING, 0)])

@@ -154,6 +154,7 @@ def test_sides_given_as_a_list_are_the_same_configuration():
         (AttentionConfig, "num_heads", 0),
         (AttentionConfig, "head_dim_qk", 0),
         (AttentionConfig, "temperature", -4.0),
+        (AttentionConfig, "scale", -1.0),
         (NumericsConfig, "batch_norm_decay", 1.0),
         (Recipe, "batch_size", 0),
         (Recipe, "augment", ("colour", "blur")),
