@@ -35,8 +35,8 @@ from sagan_base.distributed import Processes, processes
 from sagan_base.metrics.evaluate import check_evaluation
 from sagan_base.training import TrainingInterrupted, TrainingStopped, check_data, folder_problem
 from ylg import ALIGNMENTS, ORDERS
+from ylg.layer import MODES
 
-MODES = ("parallel", "sequential")
 FEATURES = ("classifier", "efficientnet", "inception")
 
 

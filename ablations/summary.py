@@ -5,7 +5,6 @@ that none of them can disagree.
 """
 
 from dataclasses import dataclass
-from statistics import fmean, median, stdev
 from typing import Any
 
 import pandas as pd
@@ -15,8 +14,10 @@ from ablations.paper import ASTERISK, paper_columns
 from ablations.questions import QUESTIONS
 from ablations.records import Record, by_row
 from ablations.rows import ROWS
+from ablations.table import run_table
 from sagan_base.tables import cell, rounded, signed, spread
 
+WITHOUT_SPREAD = ("best at step", "parameters", "file MB", "minutes", "images/s")
 Pair = tuple[str, str]  # a row, and the row it is compared with
 
 
@@ -58,7 +59,7 @@ class Summary:
             "n": f"Mean ± sample standard deviation over n seeds. {key}: lower is better; "
             f"{self.records[0].setting.samples:,} samples of the EMA generator.",
             "best @ step": "Best: lowest value on the curve, which draws fewer samples than the final measurement, and "
-            "the median step it came at.",
+            "the mean step it came at.",
             "attention off": f"Attention off: {key} of the same samples with the generator's residual gains set to 0.",
             "gain sizes": "Gain sizes: of the discriminator's (D) and the generator's (G) attention; the sign is free.",
             "paper FID": "The paper's FID and IS are of ImageNet at 128x128 in Inception features: compare the order "
@@ -82,8 +83,7 @@ def summarise(records: list[Record], baseline: str = "sagan", resamples: int = 5
     pairs = [*dense.items(), *(pair for question in QUESTIONS for pair in question.pairs)]
     differences = compare(records, pairs, resamples)
     dense = {row: other for row, other in dense.items() if (row, other) in differences}
-    lines = [_line(runs, dense.get(row), differences.get((row, dense.get(row)))) for row, runs in groups.items()]
-    figures = rounded(pd.DataFrame(lines))
+    figures = _figures(records, dense, differences)
     table = pd.DataFrame([_readable(line, records[0], baseline) for line in figures.to_dict("records")])
     return Summary(records, dense, differences, figures, table)
 
@@ -105,40 +105,26 @@ def compare(records: list[Record], pairs: list[Pair], resamples: int = 500) -> d
     return {pair: difference for pair, difference in found.items() if difference is not None}
 
 
-def _line(runs: list[Record], other: str | None, difference: Difference | None) -> dict[str, Any]:
-    """Means, sample standard deviations and n over the seeds of one row; NaN where n = 1 leaves no spread."""
-    first = runs[0]
-    key, best = first.distance_key, [run.best() for run in runs]
-    line: dict[str, Any] = {"row": first.row, "title": first.title, "n": len(runs)}
-
-    def add(name: str, values: list[float]) -> None:
-        line[name] = fmean(values)
-        line[f"{name} sd"] = stdev(values) if len(values) > 1 else float("nan")
-
-    for metric in first.metrics:
-        add(metric, [run.metrics[metric] for run in runs])
-    add(f"best {key}", [value for value, _ in best])
-    line["median step of best"] = round(median(step for _, step in best))
-    if all(run.class_accuracy is not None for run in runs):
-        add("class accuracy (SVM)", [run.class_accuracy for run in runs])
-    if all(key in run.attention_off for run in runs):
-        add(f"{key}, attention off", [run.attention_off[key] for run in runs])
-    line |= {
-        "compared with": ROWS[other].title if other in ROWS else other,
-        "difference": difference.estimate if difference else float("nan"),
-        "difference low": difference.low if difference else float("nan"),
-        "difference high": difference.high if difference else float("nan"),
-        "verdict": difference.verdict if difference else None,
-        **paper_columns(first.row),
-    }
-    for gain in sorted(first.gains):
-        add(gain, [abs(run.gains[gain]) for run in runs])  # the sign is free
-    return line | {
-        "parameters": sum(first.parameters.values()),
-        "file MB": first.file_bytes / 1e6,
-        "minutes": fmean(run.seconds for run in runs) / 60,
-        "images/s": fmean(run.images_per_second for run in runs),
-    }
+def _figures(records: list[Record], dense: dict[str, str], differences: dict[Pair, Difference]) -> pd.DataFrame:
+    """A line a row: mean, sample standard deviation (NaN of one seed) and n of what table.py has for each run."""
+    numbers = run_table(records).select_dtypes("number").drop(columns=["heads", "seed", "steps"])
+    gains = [name for name in numbers if name.startswith("gain/")]
+    numbers[gains] = numbers[gains].abs()  # the sign is free
+    groups = numbers.groupby([record.row for record in records], sort=False)
+    n, mean, deviation = groups.size(), groups.mean(), groups.std()
+    titles = {record.row: record.title for record in records}
+    lines = []
+    for row in mean.index:
+        line = {"row": row, "title": titles[row], "n": n[row]}
+        for name in numbers:
+            line |= {name: mean.loc[row, name], f"{name} sd": deviation.loc[row, name]}
+        other = dense.get(row)
+        if other is not None:
+            found = differences[row, other]
+            line |= {"compared with": titles[other], "difference": found.estimate, "verdict": found.verdict}
+            line |= {"difference low": found.low, "difference high": found.high}
+        lines.append(line | paper_columns(row))
+    return rounded(pd.DataFrame(lines).drop(columns=[f"{name} sd" for name in WITHOUT_SPREAD]))
 
 
 def _readable(line: dict[str, Any], first: Record, baseline: str) -> dict[str, str]:
@@ -148,7 +134,7 @@ def _readable(line: dict[str, Any], first: Record, baseline: str) -> dict[str, s
         return spread(line.get(name), line.get(f"{name} sd"))
 
     key, difference = first.distance_key, "-"
-    if not pd.isna(line["difference"]):
+    if not pd.isna(line.get("difference")):
         difference = signed(line["difference"])
         if not pd.isna(line["difference low"]):
             difference += f" [{signed(line['difference low'])}, {signed(line['difference high'])}]"
@@ -159,9 +145,9 @@ def _readable(line: dict[str, Any], first: Record, baseline: str) -> dict[str, s
         "row": line["title"],
         "n": cell(line["n"]),
         key: mean(key),
-        "best @ step": f"{mean(f'best {key}')} @ {cell(line['median step of best'])}",
+        "best @ step": f"{mean(f'best {key}')} @ {cell(round(line['best at step']))}",
         "difference to dense, 95% interval": difference,
-        "verdict": cell(line["verdict"]),
+        "verdict": cell(line.get("verdict")),
         first.score_key: mean(first.score_key),
         "class accuracy": mean("class accuracy (SVM)"),
         "paper FID": line["paper FID"],

@@ -37,6 +37,7 @@ def _line(record: Record) -> dict[str, Any]:
         "best at step": best_step,
         f"initial {record.distance_key}": record.initial[record.distance_key],
         "class accuracy (SVM)": record.class_accuracy,
+        f"{record.distance_key}, attention off": record.attention_off.get(record.distance_key),
         **paper_columns(record.row),
         **dict(sorted(record.gains.items())),
         "parameters": sum(record.parameters.values()),

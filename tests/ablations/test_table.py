@@ -47,7 +47,7 @@ def test_means_deviations_and_counts_over_seeds_are_those_worked_by_hand(canned_
     assert (ylg["n"], ylg[DISTANCE], ylg[f"{DISTANCE} sd"]) == (3, 7.0, 3.0)  # squares 9 + 0 + 9, over n - 1 = 2
     assert (ylg[SCORE], ylg[f"{SCORE} sd"]) == (6.0, 1.0)
     assert ylg["class accuracy (SVM)"] == pytest.approx(0.9) and ylg["class accuracy (SVM) sd"] == pytest.approx(0.1)
-    assert (ylg[f"best {DISTANCE}"], ylg["median step of best"]) == (6.0, 400)
+    assert (ylg[f"best {DISTANCE}"], ylg["best at step"]) == (6.0, 400)
     assert summary.loc["sagan"]["n"] == 1 and pd.isna(summary.loc["sagan"][f"{DISTANCE} sd"])
 
 
