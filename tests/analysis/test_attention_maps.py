@@ -80,6 +80,14 @@ def test_uniform_attention_is_that_over_the_allowed_keys_of_each_query():
             assert row["on relays"] == pytest.approx(4 / 16)
 
 
+def test_the_layers_own_stride_decides_what_is_allowed_and_which_cells_are_relays():
+    attend = layer(stride=8, order="raster")
+    assert relay_cells(attend, "ltr", (4, 4)).tolist() == [7, 15]
+    allowed = head_masks("ltr_rtl", (8, 8), (4, 4), 8, "raster", stride=8).numpy().sum(-1)
+    for head, row in enumerate(head_statistics(attend, torch.full((1, 8, 64, 16), 1 / 16))):
+        assert row["most entropy"] == pytest.approx(np.log2(allowed[head]).mean())
+
+
 def test_with_attention_off_a_network_is_as_if_its_gains_were_0_and_gets_them_back(checkpoint):
     generator = load_model(checkpoint=checkpoint).generator
     z, labels = torch.randn(2, 8), torch.tensor([1, 2])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from analysis import explorer
 from analysis.explorer import Page, View, discriminator_views, generator_views, render, write_page
-from analysis.inversion.saliency import evenly
+from analysis.inversion.saliency import dense, evenly
 from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator
 from ylg.heads import aligned_rows, head_masks, sparse_head_masks
@@ -95,6 +95,30 @@ def test_the_brightest_cell_of_a_heads_picture_is_its_most_attended_key(chromium
         brightness = torch.tensor(chromium.run(script, head))
         assert brightness.argmax() == probabilities.argmax()
         assert brightness[probabilities > 0].float().mean() > 1.5 * brightness[probabilities == 0].float().mean()
+
+
+def test_colours_compare_with_uniform_attention_and_uniform_attention_has_none(chromium, tmp_path):
+    flat = [replace(VIEWS[0], image=torch.zeros(3, 32, 32), attention=dense(VIEWS[0].uniform))]
+    one = flat[0].attention.clone()
+    query, keys = 37, torch.nonzero(one[1, 37]).flatten()
+    one[1, query, keys[0]] *= 2
+    one[1, query, keys[1]] /= 2
+    write_page(full_page([*flat, replace(flat[0], attention=one)]), tmp_path / "page.html")
+    chromium.open(tmp_path / "page.html")
+    chromium.run("document.getElementById('outline').click()")
+    script = """
+      explorer.setView(arguments[0]); explorer.setQuery(arguments[1]);
+      const canvas = document.querySelectorAll('#heads canvas')[1], w = canvas.width / 8;
+      return arguments[2].map(k => Array.from(canvas.getContext('2d').getImageData(
+        (k % 8 + .8) * w, (Math.floor(k / 8) + .8) * w, 1, 1).data.slice(0, 3)));"""
+    shown = [*keys[:3].tolist(), int(torch.nonzero(one[1, query] == 0)[0])]
+    plain = chromium.run(script, 0, query, shown)
+    assert all(colour == plain[0] for colour in plain)
+    more, less, uniform, masked = chromium.run(script, 1, query, shown)
+    assert uniform == masked == plain[0]
+    assert more[0] > more[2] and less[2] > less[0]  # orange, blue
+    assert "100.0% of the most entropy" in chromium.run("return document.getElementById('heads').textContent")
+    assert chromium.messages() == []
 
 
 def test_arrow_keys_move_the_query_and_stop_at_the_border(shown):

@@ -19,6 +19,7 @@ from PIL import Image
 from analysis import invert as command
 from analysis.inversion.distances import Distance, ssim_distance
 from analysis.inversion.loss import LossConfig
+from analysis.inversion.photograph import Crop
 from analysis.inversion.report import comparison, inversion_page, similarity, summary
 from analysis.inversion.search import PRESETS, InversionConfig
 from analysis.inversion.table import summaries
@@ -191,6 +192,41 @@ def test_an_interruption_keeps_the_best_so_far_and_says_so(checkpoint, picture, 
     assert json.loads((out / "metrics.json").read_text())["stopped"] == "steps"
 
 
+def test_codes_that_run_away_leave_whole_files_and_a_remedy(checkpoint, picture, tmp_path, capsys):
+    out, wild = tmp_path / "out", ["--learning-rate", "1e25", "--clamp", "0", "--ramp-up", "0", "--steps", "30"]
+    assert run(picture, "--checkpoint", checkpoint, "--out", out, *QUICK, *wild) == 0
+    assert "the codes ran away; a smaller --learning-rate" in capsys.readouterr().err
+    numbers = json.loads((out / "metrics.json").read_text())
+    assert numbers["stopped"] == "losses not finite"
+    assert {path.name for path in out.iterdir()} == FILES
+    assert "NaN" not in (out / "explorer.html").read_text()
+
+
+def test_the_controls_are_methods_and_another_image_is_another_result(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    asked = ["--generated", 2, "--checkpoint", checkpoint, "--out", out, "--method", "uniform", "other-image", *QUICK]
+    run(*asked)
+    with (out / "table.csv").open() as file:
+        assert [row["method"] for row in csv.DictReader(file)] == ["uniform", "other-image"] * 2
+    requests = [
+        json.loads((out / f"generated_00{i}" / "other-image" / "metrics.json").read_text())["request"] for i in (0, 1)
+    ]
+    assert [request["other"] for request in requests] == [request["target"] for request in requests[::-1]]
+
+
+def test_the_crop_decides_what_the_network_sees_and_the_page_shows_it(checkpoint, picture, tmp_path):
+    model = load_model(checkpoint=checkpoint)
+    images = [from_file(picture, model, crop=crop).image for crop in (Crop(), Crop("fit"), Crop(box=(0, 0, 9, 9)))]
+    assert not any(torch.equal(images[0], image) for image in images[1:])
+    out = tmp_path / "out"
+    run(picture, "--crop", "fit", "--box", 0, 0, 9, 7, "--checkpoint", checkpoint, "--out", out, *QUICK)
+    seen = from_file(picture, model, crop=Crop("fit", (0, 0, 9, 7)))
+    assert json.loads((out / "metrics.json").read_text())["target_sha256"] == seen.fingerprint
+    page = (out / "explorer.html").read_text()
+    for caption in ("the photograph, what was taken of it framed", "what was taken", "what the network saw"):
+        assert f"<figcaption>{caption}</figcaption>" in page
+
+
 def test_a_light_picture_before_a_dark_model_is_warned_of_and_the_negative_is_the_remedy(checkpoint, tmp_path, capsys):
     model = load_model(checkpoint=checkpoint)
     torch.nn.init.constant_(model.generator.to_image.bias, -1.0)  # draws dark pictures now
@@ -293,6 +329,10 @@ def test_the_comparison_shows_the_real_image_and_then_the_reconstruction(chosen_
         (["PICTURE", "--true-class"], "--true-class changes nothing without --held-out N or --generated N"),
         (["PICTURE", "--data", "digits"], "--data changes nothing without --held-out N"),
         (["PICTURE", "--limit", "3"], "--limit changes nothing without a folder"),
+        (["--generated", "1", "--crop", "fit"], "--crop changes nothing without a picture or a folder"),
+        (["PICTURE", "--box", "0", "0", "99", "9"], "box=(0, 0, 99, 9) reaches outside"),
+        (["PICTURE", "--box", "9", "0", "3", "9"], "box=(9, 0, 3, 9) is no box"),
+        (["PICTURE", "--learning-rate", "1e300"], "learning_rate=1e+300 is not a positive number up to 1e30"),
         (["--generated", "1", "--negative"], "--negative changes nothing without a picture"),
         (["PICTURE", "--class", "ten"], "class 'ten' does not exist"),
         (["PICTURE", "--method", "style"], "invalid choice: 'style'"),

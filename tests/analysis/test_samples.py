@@ -179,6 +179,24 @@ def test_a_walk_between_inversions_passes_their_codes_in_their_class_or_the_one_
     assert walked("--between", *paths, "--class", 2)[1] == 2
 
 
+def test_a_code_of_another_model_is_refused_and_one_of_unknown_origin_is_told_of(
+    walked, checkpoint, tmp_path, capsys
+):
+    model = load_model(checkpoint=checkpoint)
+    stored = {"latent": np.zeros(8, dtype=np.float32), "label": np.int64(6)}
+    paths = [tmp_path / name for name in ("own.npz", "foreign.npz", "old.npz")]
+    np.savez(paths[0], **stored, generator=model.generator_fingerprint)
+    np.savez(paths[1], **stored, generator=load_model("digits").generator_fingerprint)
+    np.savez(paths[2], **stored)
+    walked("--between", paths[0], paths[0])
+    assert "does not say" not in capsys.readouterr().err
+    walked("--between", paths[0], paths[2])
+    assert "old.npz does not say which model its code belongs to" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        walked("--between", paths[0], paths[1])
+    assert "foreign.npz belongs to another model than tiny" in capsys.readouterr().err
+
+
 def test_a_random_walk_depends_on_its_seed_and_lasts_as_its_rate_says(walked, tmp_path):
     codes, again, other = (walked("--points", 2, "--seed", seed, "--rate", 4)[0] for seed in (1, 1, 2))
     assert torch.equal(codes, again)
@@ -194,6 +212,8 @@ def test_a_random_walk_depends_on_its_seed_and_lasts_as_its_rate_says(walked, tm
         (interpolate, ["--points", "1"], "--points 1 leaves nothing to walk between"),
         (interpolate, ["--between", "absent.npz"], "--between needs two latent.npz files"),
         (interpolate, ["--between", "absent.npz", "other.npz"], "absent.npz is no latent.npz"),
+        (interpolate, ["--size", "16384", "--format", "webp"], "--size 16384 is more than the 16383 pixels"),
+        (interpolate, ["--size", "65536"], "--size 65536 is more than the 65535 pixels"),
         (interpolate, ["--class", "x"], "class 'x' does not exist"),
         (samples, ["--number", "1"], "--number 1: give at least 2"),
         (samples, ["--neighbours", "-1"], "--neighbours -1 is negative"),
