@@ -27,8 +27,20 @@ from tqdm import tqdm
 
 from analysis.pattern_book import drawings as draw
 from analysis.pattern_book.page import Picture, write_page
-from analysis.pattern_book.study import DEFAULT_PATTERNS, Study, comparison, prepare, write_csv
+from analysis.pattern_book.study import (
+    DEFAULT_PATTERNS,
+    NO_ORDER,
+    Study,
+    comparison,
+    heads_together,
+    in_order,
+    parse_stride,
+    prepare,
+    write_csv,
+)
+from sagan_base import tables
 from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.files import write_text
 from ylg import ALIGNMENTS, LAYOUTS, ORDERS, grid_order, information_flow_graph, pattern_names, sparse_step_masks
 from ylg.grid_flow import relays
 from ylg.reach import unreachable_pair
@@ -42,13 +54,14 @@ def drawings(study: Study) -> dict[str, list[Drawing]]:
         "masks": [_masks(study, name) for name in study.steps],
         "flow": [drawing for name in study.steps if (drawing := _flow(study, name))],
         "orders": [_order(study, order) for order in study.orders],
-        "seen": [_seen(study, name, order) for name in study.heads for order in study.orders],
+        "seen": [_seen(study, name, order) for name in study.heads for order in study.orders_of(name)],
     }
 
 
 def _masks(study: Study, name: str) -> Drawing:
-    caption = study.patterns[name].about
-    return f"masks_{name}", caption, lambda: draw.masks_figure(study.steps[name], name, study.stride)
+    chosen = study.patterns[name]
+    block = study.key_grid[1] if chosen.on_grid else study.block  # of a native pattern the lines are the grid's rows
+    return f"masks_{name}", chosen.about, lambda: draw.masks_figure(study.steps[name], name, block)
 
 
 def _flow(study: Study, name: str) -> Drawing | None:
@@ -66,7 +79,7 @@ def _few_positions(study: Study, name: str) -> tuple[csr_array, ...] | None:
     if study.positions <= 16:
         return study.steps[name]
     try:
-        return sparse_step_masks(study.patterns[name], 16)
+        return sparse_step_masks(study.patterns[name], (4, 4))
     except ValueError as error:
         print(f"no flow graph of {name}, which has none for 16 positions: {error}", file=sys.stderr)
         return None
@@ -74,19 +87,21 @@ def _few_positions(study: Study, name: str) -> tuple[csr_array, ...] | None:
 
 def _order(study: Study, order: str) -> Drawing:
     """The order on the grid, with the relays of the first pattern that has some but not everywhere."""
-    heard = {name: relays(steps, study.stride) for name, steps in study.steps.items()}
+    laid = [name for name, chosen in study.patterns.items() if not chosen.on_grid]
+    heard = {name: relays(study.steps[name], study.block) for name in laid}
     name = next((name for name, cells in heard.items() if 0 < cells.size < study.positions), None)
     caption = f"dots: relays of {name}" if name else ""
     cells, marked = study.orders[order], heard.get(name)
-    return f"order_{order}", caption, lambda: draw.order_figure(cells, study.key_grid, order, study.stride, marked)
+    return f"order_{order}", caption, lambda: draw.order_figure(cells, study.key_grid, order, study.block, marked)
 
 
 def _seen(study: Study, name: str, order: str) -> Drawing:
-    title = f"{name}, {order} order: query {study.query}"
+    title = f"{name}{'' if order == NO_ORDER else f', {order} order'}: query {study.query}"
+    stem = f"seen_{name.replace(',', '+')}" + ("" if order == NO_ORDER else f"_{order}")
 
     def figure() -> Figure:
         return draw.seen_figure(
-            {alignment: study.views[name, order, alignment] for alignment in study.alignments},
+            {kind: study.head_masks(name, order, study.query_grid, kind) for kind in study.alignments},
             [(f"{chosen.name}, step {step + 1}", step) for chosen, step in study.heads[name]],
             study.query_grid,
             study.key_grid,
@@ -94,7 +109,7 @@ def _seen(study: Study, name: str, order: str) -> Drawing:
             title,
         )
 
-    return f"seen_{name.replace(',', '+')}_{order}", "", figure
+    return stem, "", figure
 
 
 def overview() -> Figure:
@@ -111,11 +126,16 @@ def parser() -> argparse.ArgumentParser:
     patterns = ", ".join([*pattern_names(), "butterfly3", "butterfly4 and so on", *LAYOUTS])
     drawn = " ".join(DEFAULT_PATTERNS)
     add = made.add_argument
-    add("--pattern", nargs="+", default=DEFAULT_PATTERNS, metavar="NAME", help=f"{patterns} (default: {drawn})")
-    add("--order", nargs="+", default=tuple(ORDERS), metavar="NAME", help=f"{', '.join(ORDERS)} (default: all)")
+    add("--pattern", nargs="+", metavar="NAME", help=f"{patterns} (default: {drawn}, as far as the grid allows)")
+    add(
+        "--order",
+        nargs="+",
+        metavar="NAME",
+        help=f"{', '.join(ORDERS)} (default: all); not of patterns native to grids",
+    )
     add("--grid", default="16x16", metavar="ROWSxCOLS", help="the grid of the keys (default: 16x16)")
     add("--query-grid", metavar="ROWSxCOLS", help="that of the queries, a multiple of it (default: twice the keys')")
-    add("--stride", type=int, metavar="S", help="size of the blocks, 1..n (default: floor of the square root of n)")
+    add("--stride", metavar="S|ROWSxCOLS", help="size of the blocks; the side, or sides, of patterns native to grids")
     add("--alignment", nargs="+", default=tuple(ALIGNMENTS), metavar="NAME", help="pool, tile, rows (default: all)")
     add("--query", nargs=2, type=int, metavar=("ROW", "COL"), help="the query whose view is drawn, counted from 0")
     add("--out", type=Path, default=Path("runs/patterns"), metavar="FOLDER", help="default: runs/patterns")
@@ -132,10 +152,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"wrote {stem}.png and {stem}.svg")
         return
     with usage_errors():
+        if options["stride"]:
+            options["stride"] = parse_stride(options["stride"])
         study = prepare(**options)
         writable_folder("--out", out)
     rows = comparison(study)
     write_csv(rows, out / "comparison.csv")
+    together = heads_together(study, rows)
+    write_text(out / "layouts.csv", tables.csv(together))
     planned = drawings(study)
     pictures: dict[str, list[Picture]] = {section: [] for section in planned}
     with tqdm(total=sum(map(len, planned.values())), unit="picture") as progress:
@@ -143,8 +167,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name, caption, figure in entries:
                 pictures[section].append(Picture(name, caption, draw.save(figure(), out / name)))
                 progress.update()
-    write_page(study, rows, pictures, out / "index.html")
-    print(f"{out / 'index.html'}: {progress.total} pictures, also as PNG and SVG; comparison.csv: {len(rows)} rows")
+    write_page(study, rows, together, pictures, out / "index.html")
+    print(f"{tables.text(in_order(together, study.first_order))}\n")
+    print(
+        f"{out / 'index.html'}: {progress.total} pictures, also as PNG and SVG; comparison.csv: {len(rows)} rows; "
+        f"layouts.csv: {len(together)} rows"
+    )
 
 
 if __name__ == "__main__":

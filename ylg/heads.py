@@ -112,11 +112,9 @@ def heads_needed(pattern: HeadPattern) -> int:
 
 
 def has_order(pattern: HeadPattern) -> bool:
-    """Whether the order of the cells changes anything: not for dense attention, nor for patterns native to the grid."""
+    """Whether the pattern lies on the grid by an order of its cells: not where all of it is native to the grid."""
     parts = _parts(pattern)
-    if isinstance(parts, Pattern):
-        return parts.name != "dense" and not parts.on_grid
-    return any(has_order(part) for part in parts)
+    return not parts.on_grid if isinstance(parts, Pattern) else any(has_order(part) for part in parts)
 
 
 def _parts(pattern: HeadPattern) -> Pattern | Sequence[HeadPattern]:

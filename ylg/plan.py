@@ -160,6 +160,12 @@ class AttentionPlan:
 
         return self.derived("transposed", lambda plan: _kept(digest, build).to(plan.device))
 
+    @property
+    def scores_per_edge(self) -> float:
+        """Scores that the tiles compute for one that the masks ask for: 1 where all tiles are dense."""
+        computed = sum(len(group.heads) * tiles * T * L for group in self.groups for _, tiles, T, L in [group.shape])
+        return computed / self.num_edges
+
     def explain(self) -> str:
         """What is computed and by which backend, as text for people."""
         dense = self.num_heads * self.num_queries * self.num_keys
@@ -167,18 +173,17 @@ class AttentionPlan:
             f"attention plan: {self.num_heads} heads, {self.num_queries} queries, {self.num_keys} keys, "
             f"{self.num_edges} edges ({self.num_edges / dense:.1%} of dense)"
         ]
-        computed = gathered = 0
+        gathered = 0
         for group in self.groups:
             masks, tiles, T, L = group.shape
-            scores = len(group.heads) * tiles * T * L
-            keys = len(group.heads) * tiles * L
-            computed, gathered = computed + scores, gathered + keys
+            gathered += len(group.heads) * tiles * L
             lines.append(
                 f"  heads {', '.join(map(str, group.heads))}: {tiles} tiles of {T} queries x {L} keys, "
                 f"{masks} distinct mask{'s' if masks > 1 else ''}{', dense' if group.full else ''}"
             )
         lines.append(
-            f"  scores computed: {computed / self.num_edges:.2f} per edge, {computed / dense:.1%} of dense; "
+            f"  scores computed: {self.scores_per_edge:.2f} per edge, "
+            f"{self.scores_per_edge * self.num_edges / dense:.1%} of dense; "
             f"keys gathered: {gathered / (self.num_heads * self.num_keys):.2f} times each"
         )
         lines += [f"  backend on {kind}: {choose_backend(kind)[1]}" for kind in ("cpu", "cuda")]

@@ -1,7 +1,7 @@
 """One self-contained HTML page from a study of patterns: pictures, measures, and a view to explore with the pointer.
 
-templates/patterns.html shows it. The masks travel inside as CSR arrays in base64, over positions; the page's script
-moves them onto cells by the order and the alignment, as heads.py does.
+templates/patterns.html shows it. The masks travel inside as CSR arrays in base64, over positions (or over cells, of
+patterns native to the grid); the page's script moves them onto cells by the order and the alignment, as heads.py does.
 """
 
 import base64
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.pattern_book.drawings import STEP_COLOURS
-from analysis.pattern_book.study import Study
+from analysis.pattern_book.study import NO_ORDER, Study
 from sagan_base.files import write_text
 from sagan_base.pages import data_uri, render
 from sagan_base.tables import cell
@@ -36,28 +36,33 @@ class Picture:
         return data_uri(self.svg.encode(), "image/svg+xml")
 
 
-def write_page(study: Study, rows: list[dict[str, Any]], pictures: dict[str, list[Picture]], path: Path) -> None:
+def write_page(
+    study: Study, rows: list[dict[str, Any]], together: pd.DataFrame, pictures: dict[str, list[Picture]], path: Path
+) -> None:
     """Write the page.
 
     Args:
         rows: of the comparison, one for each pattern and order.
+        together: what the heads of a layer see side by side.
         pictures: by section: masks, flow, orders, seen. Of the last, the page shows those of one order: the paper's
             if it is there.
     """
-    first = "manhattan" if "manhattan" in study.orders else next(iter(study.orders))
-    seen = [picture for picture in pictures["seen"] if picture.name.endswith(f"_{first}")]
-    of_first = [row for row in rows if row["order"] == first]
+    first = study.first_order
+    others = tuple(f"_{order}" for order in study.orders if order != first)
+    seen = [picture for picture in pictures["seen"] if not picture.name.endswith(others or "/")]
+    of_first = [row for row in rows if row["order"] in (first, NO_ORDER)]
     (keys, queries) = (f"{rows}×{cols}" for rows, cols in (study.key_grid, study.query_grid))
     page = render(
         "analysis",
         "patterns.html",
         title="Sparse attention patterns",
         subtitle=f"{len(study.patterns)} patterns over {study.positions} positions, a {keys} grid of keys seen by "
-        f"{queries} queries, in blocks of {study.stride}",
+        f"{queries} queries, in blocks of {study.block}",
         pictures=pictures | {"seen": seen},
         verdicts={f"masks_{row['pattern']}": row for row in of_first},
         order=first,
         bound=f"{of_first[0]['edge_bound']:,.0f}" if of_first[0]["num_steps"] == 2 else "p n^(1+1/p)",
+        together=together,
         of_patterns=_of_patterns(of_first),
         wrong={"unreachable": {row["unreachable_pairs"]: "no" for row in of_first if row["unreachable_pairs"]}},
         of_orders=_of_orders(rows, study),
@@ -96,7 +101,7 @@ def _of_patterns(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def _of_orders(rows: list[dict[str, Any]], study: Study) -> pd.DataFrame:
     """A row for each order; a column for each pattern whose relays are some positions, not all."""
     lines: dict[str, dict[str, Any]] = {}
-    for row in rows:
+    for row in [row for row in rows if row["order"] != NO_ORDER]:
         order = row["order"]
         line = lines.setdefault(
             order,
@@ -113,7 +118,7 @@ def _of_orders(rows: list[dict[str, Any]], study: Study) -> pd.DataFrame:
 
 def _of_distances(rows: list[dict[str, Any]], study: Study) -> pd.DataFrame:
     """A row for each order, a column for each pattern: how far the cells attended to are."""
-    lines = {order: {"order": order} for order in study.orders}
+    lines = {order: {"order": order} for order in dict.fromkeys(row["order"] for row in rows)}
     for row in rows:
         lines[row["order"]][row["pattern"]] = " · ".join(f"{distance:.1f}" for distance in row["step_distance"])
     return pd.DataFrame(lines.values())
@@ -138,6 +143,7 @@ def _data(study: Study) -> dict[str, Any]:
         "colours": STEP_COLOURS,
         "alignments": study.alignments,
         "orders": {name: _integers(cells) for name, cells in study.orders.items()},
+        "native": [name for name, chosen in study.patterns.items() if chosen.on_grid],
         "layouts": {
             name: [[chosen.name, step] for chosen, step in heads]
             for name, heads in study.heads.items()

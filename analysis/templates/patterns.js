@@ -10,6 +10,9 @@ for (const [name, text] of Object.entries(data.orders)) {
   positions[name] = new Uint32Array(n);
   orders[name].forEach((cell, position) => { positions[name][cell] = position; });
 }
+const natural = Uint32Array.from({ length: n }, (_, cell) => cell);  // patterns native to the grid need no order
+const cellsOf = name => data.native.includes(name) ? natural : orders[byId("order").value];
+const positionsOf = name => data.native.includes(name) ? natural : positions[byId("order").value];
 let query = data.query.slice();
 
 function fill(select, names) {
@@ -82,30 +85,31 @@ function panel(title, colourOf, text) {
 }
 
 function draw() {
-  const layout = data.layouts[byId("layout").value], order = byId("order").value;
+  const layout = data.layouts[byId("layout").value];
   if (!layout) return;
+  byId("order").disabled = layout.every(([name]) => data.native.includes(name));
   const alignment = byId("alignment").value;
-  const [row, col] = query, mine = alignedCell(row, col, alignment), position = positions[order][mine];
+  const [row, col] = query, mine = alignedCell(row, col, alignment);
   const [context, size] = paint(byId("queries"), queryRows, queryCols, cell => {
     const same = alignedCell(Math.floor(cell / queryCols), cell % queryCols, alignment) === mine;
     return same ? css("--accent") : css("--line");
   }, 2);
   ring(context, (col + 0.5) * size, (row + 0.5) * size, Math.max(14, size * 0.9));
-  byId("where").textContent = `Query at row ${row}, column ${col}: position ${position}. `
+  byId("where").textContent = `Query at row ${row}, column ${col}: position ${positionsOf(layout[0][0])[mine]}. `
     + `Filled: the ${queryRows * queryCols / n} queries that share its row of the mask.`;
   byId("heads").replaceChildren();
   for (const [name, step] of layout) {
-    const keys = attended(steps[name][step], position);
-    const cells = new Set(Array.from(keys, key => orders[order][key]));
+    const keys = attended(steps[name][step], positionsOf(name)[mine]);
+    const cells = new Set(Array.from(keys, key => cellsOf(name)[key]));
     panel(`${name}, step ${step + 1}`, cell => cells.has(cell) ? data.colours[step % data.colours.length] : null,
           `${keys.length} of ${n} keys`);
   }
   for (const name of new Set(layout.map(([name]) => name))) {
     if (steps[name].length < 2) continue;
-    const counts = paths(steps[name], position), most = Math.max(...counts);
+    const counts = paths(steps[name], positionsOf(name)[mine]), most = Math.max(...counts);
     const reached = counts.filter(count => count > 0).length;
     panel(`${name}, steps in sequence`, cell => {
-      const count = counts[positions[order][cell]];
+      const count = counts[positionsOf(name)[cell]];
       return count ? `color-mix(in srgb, ${css("--ink")} ${20 + 55 * count / most}%, ${css("--empty")})` : null;
     }, `hears ${reached} of ${n}`);
   }

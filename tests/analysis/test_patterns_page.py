@@ -27,7 +27,7 @@ def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("patterns")
     mine = folder / "mine.py"
     mine.write_text("import ylg\nylg.register_pattern('mine', lambda n, s: ylg.step_masks('strided', n, s))\n")
-    options = ["--pattern", "ltr_rtl", "mine", "butterfly3", "fixed,dense"]
+    options = ["--pattern", "ltr_rtl", "mine", "butterfly3", "fixed,dense", "crossed", "ltr,rotated_blocks"]
     options += ["--grid", "3x4", "--order", "hilbert", "snake"]
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("YLG_PATTERNS", str(mine))
@@ -45,12 +45,12 @@ def data(drawn):
 
 
 def test_every_picture_is_written_as_png_and_svg(drawn):
-    names = {path.stem for path in drawn.iterdir()} - {"index", "comparison"}
-    singles = ["ltr", "rtl", "mine", "butterfly3", "fixed", "dense"]
-    layouts = ["ltr_rtl", "mine", "butterfly3", "fixed+dense"]
+    names = {path.stem for path in drawn.iterdir()} - {"index", "comparison", "layouts"}
+    singles = ["ltr", "rtl", "mine", "butterfly3", "fixed", "dense", "rotated_blocks", "crossed_bands"]
+    layouts = ["ltr_rtl", "mine", "butterfly3", "fixed+dense", "ltr+rotated_blocks"]
     expected = {f"{kind}_{name}" for kind in ("masks", "flow") for name in singles}
     expected |= {f"order_{order}" for order in ("hilbert", "snake")}
-    expected |= {f"seen_{layout}_{order}" for layout in layouts for order in ("hilbert", "snake")}
+    expected |= {f"seen_{layout}_{order}" for layout in layouts for order in ("hilbert", "snake")} | {"seen_crossed"}
     assert names == expected
     for name in names:
         with Image.open(drawn / f"{name}.png") as picture:
@@ -61,9 +61,10 @@ def test_every_picture_is_written_as_png_and_svg(drawn):
 def test_the_table_holds_the_flow_report_of_every_pattern_and_order(drawn):
     with (drawn / "comparison.csv").open(newline="") as stream:
         rows = {(row["pattern"], row["order"]): row for row in csv.DictReader(stream)}
-    assert len(rows) == 6 * 2
+    assert len(rows) == 6 * 2 + 2  # patterns native to the grid have no order
     for (name, order), row in rows.items():
-        report = ylg.flow_report(ylg.step_masks(name, 12), (3, 4), order)
+        assert (order == "-") == (name in ("rotated_blocks", "crossed_bands"))
+        report = ylg.flow_report(ylg.step_masks(name, (3, 4)), (3, 4), "raster" if order == "-" else order)
         for key, value in report.items():
             values = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
             shown = [part == "True" if part in ("True", "False") else float(part) for part in row[key].split()]
@@ -74,7 +75,7 @@ def test_the_page_stands_alone_and_has_no_gap_left(drawn):
     page = (drawn / "index.html").read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?!data:)', page) and "url(" not in page and "@import" not in page
     assert not re.findall(r"__[A-Z_]+__", page)
-    assert page.count("data:image/svg+xml;base64,") == 6 + 6 + 2 + 4  # views of the first order only
+    assert page.count("data:image/svg+xml;base64,") == 8 + 8 + 2 + 6  # views of the first order only
     assert "full information" in page and "pairs unreachable" in page
 
 
@@ -93,15 +94,18 @@ def test_the_tables_of_the_page_hold_the_measures_of_their_pattern_and_order(dra
     of_orders = table_named("what the orders do on the image")
     of_distances = table_named("mean distance from a cell to those it attends to")
     for name in names:
-        row = measured[name, "hilbert"]
+        row = measured.get((name, "hilbert")) or measured[name, "-"]
         assert f"{row['flow_forward']} · {row['flow_backward']}" in of_patterns[name]
         reached = "full information" if row["unreachable_pairs"] == "0" else "pairs unreachable"
-        (caption,) = re.findall(rf'alt="masks {name}"><figcaption>(.*?)</figcaption>', page, re.DOTALL)
+        (caption,) = re.findall(rf'alt="masks {name.replace("_", " ")}"><figcaption>(.*?)</figcaption>', page, re.DOTALL)
         assert reached in caption
     for order in ("hilbert", "snake"):
         assert of_orders[order][0] == f"{float(measured['ltr', order]['block_distance']):.2f}"
-        distances = [measured[name, order]["step_distance"].split() for name in names]
-        assert of_distances[order] == [" · ".join(f"{float(text):.1f}" for text in each) for each in distances]
+        laid = [name for name in names if (name, order) in measured]
+        distances = [measured[name, order]["step_distance"].split() for name in laid]
+        assert [text for text in of_distances[order] if text != "-"] == [
+            " · ".join(f"{float(text):.1f}" for text in each) for each in distances
+        ]
     assert of_distances["hilbert"] != of_distances["snake"]
     assert of_orders["hilbert"] != of_orders["snake"]
 
@@ -117,9 +121,9 @@ def test_the_script_of_the_page_is_given_the_masks_that_attention_uses(data):
         pattern = layout.split(",") if "," in layout else layout
         for order in data["orders"]:
             masks = ylg.head_masks(pattern, (6, 8), (3, 4), len(heads), order).numpy()
-            cells = integers(data["orders"][order])
             for (name, step), mask in zip(heads, masks, strict=True):
                 indptr, indices = map(integers, data["steps"][name][step])
+                cells = np.arange(12) if name in data["native"] else integers(data["orders"][order])
                 for position, cell in enumerate(cells):
                     query = (cell // 4) * 2 * 8 + cell % 4 * 2  # the first query pooled into the cell
                     seen = cells[indices[indptr[position] : indptr[position + 1]]]
@@ -188,7 +192,7 @@ def test_blocks_of_another_size_reach_masks_views_and_measures():
     expected = ylg.step_masks("ltr", 16, 2)
     for ours, theirs in zip(study.steps["ltr"], expected, strict=True):
         assert np.array_equal(ours.toarray(), theirs)
-    (views,) = study.views.values()
+    views = study.head_masks("ltr", "raster", (8, 8))
     for cell in range(16):
         query = cell // 4 * 2 * 8 + cell % 4 * 2  # the first query pooled into the cell
         for view, step in zip(views, expected, strict=True):
@@ -200,8 +204,34 @@ def test_blocks_of_another_size_reach_masks_views_and_measures():
 
 def test_the_default_study_covers_the_patterns_of_the_paper_and_every_order():
     study = studies.prepare()
-    assert {"ltr", "rtl", "strided", "strided_original", "fixed", "butterfly", "star", "dense"} == set(study.patterns)
-    assert list(study.orders) == list(ORDERS) and study.positions == 256 and study.stride == 16
+    assert {"ltr", "rtl", "strided", "strided_original", "fixed", "butterfly", "star", "dense"} <= set(study.patterns)
+    assert {"spread_relays", "rotated_blocks", "window_lattice", "crossed", "interlaced4", "interlaced8"} <= set(
+        study.heads
+    )
+    assert list(study.orders) == list(ORDERS) and study.positions == 256 and study.block == 16
+    assert "spread_relays" not in studies.prepare(grid="6x8").heads  # which has no 4x4 blocks
+
+
+def test_the_table_of_layouts_is_that_of_their_heads_side_by_side():
+    study = studies.prepare(["ltr_rtl", "crossed", "interlaced4"], ["manhattan"], "16x16")
+    table = studies.heads_together(study, studies.comparison(study)).set_index("layout")
+    figures = ["edges of a pattern", "flow ↓", "flow →", "corner to corner", "keys seen"]
+    assert table.loc["ltr_rtl", figures].tolist() == [6512, 42, 36, 2, 46]
+    assert table.loc["crossed", figures].tolist() == [8192, 128, 128, 16, 49]
+    assert table.loc["interlaced4", figures].tolist() == [8192, 128, 128, 16, 51]
+    shares = table[["3x3 covered", "5x5 covered", "congestion", "its bound"]].astype(float).round(3).T
+    assert shares["ltr_rtl"].tolist() == [0.552, 0.404, 0.061, 0.006]
+    assert shares["interlaced4"].tolist() == [1.0, 0.930, 0.004, 0.004]
+    assert table["scores per edge"].round(2).tolist() == [1.89, 1.0, 1.0]
+    assert table["order"].tolist() == ["manhattan", "-", "-"]
+
+
+def test_sides_of_a_block_reach_the_patterns_native_to_the_grid():
+    study = studies.prepare(["rotated_blocks"], None, "4x6", stride=studies.parse_stride("4x2"))
+    for ours, theirs in zip(
+        study.steps["rotated_blocks"], ylg.step_masks("rotated_blocks", (4, 6), (4, 2)), strict=True
+    ):
+        assert np.array_equal(ours.toarray(), theirs)
 
 
 def test_the_picture_of_the_readme_is_written(tmp_path):
@@ -223,6 +253,10 @@ def test_the_picture_of_the_readme_is_written(tmp_path):
         (["--grid", "4x4", "--query-grid", "6x8"], "is not a multiple of key_grid=(4, 4)"),
         (["--stride", "257"], "stride=257 must be between 1 and n=256"),
         (["--stride", "0"], "stride=0 must be between 1"),
+        (["--stride", "two"], "a grid is written ROWSxCOLS"),
+        (["--pattern", "ltr", "--stride", "2x4"], "stride=(2, 4) must be between 1 and n=256"),
+        (["--pattern", "crossed", "rotated_blocks", "--order", "raster"], "takes no order; leave --order out"),
+        (["--pattern", "spread_relays", "--grid", "6x8"], "sides that are multiples of 4, such as (8, 8)"),
         (["--query", "32", "0"], "query (32, 0) is outside the query grid (32, 32)"),
     ],
 )
