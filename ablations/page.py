@@ -10,6 +10,7 @@ from ablations.questions import answers, sentence
 from ablations.records import Record, by_row
 from ablations.summary import Summary
 from sagan_base.pages import data_uri, render
+from ylg.heads import shown_order
 
 VERSIONS = ("python", "torch", "torch-fidelity")
 
@@ -94,7 +95,9 @@ def command(record: Record) -> str:
     """What repeats this row."""
     setting, data, attention = record.setting, record.config.data, record.config.model.attention
     if record.of_row.kind == "asked":
-        parts = ["--pattern", attention.pattern, "--order", attention.order, "--heads", attention.num_heads]
+        order = shown_order(attention.pattern, attention.order)
+        parts = ["--pattern", attention.pattern, *(["--order", order] if order != "-" else [])]
+        parts += ["--heads", attention.num_heads]
         parts += ["--alignment", attention.alignment, "--mode", attention.mode]
     else:
         parts = ["--rows", record.row]

@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sagan_base.config import AttentionConfig
+from ylg.heads import has_order, shown_order
 
 
 def attention(pattern: str, order: str = "raster", num_heads: int = 8, **changes: Any) -> AttentionConfig:
     """An attention layer as the paper's program aligns it: mask rows repeated over the queries (``rows``).
 
-    Dense attention has no order and no alignment; it gets the first of each, so that equal networks hash equally.
+    Dense attention has no order and no alignment, patterns native to the grid no order; they get the first of each, so
+    that equal networks hash equally.
     """
+    if not has_order(pattern):
+        order = "raster"
     if pattern == "dense":
         order, changes = "raster", {name: value for name, value in changes.items() if name == "mode"}
     return AttentionConfig(
@@ -213,12 +217,14 @@ def row_of(config: AttentionConfig) -> Row:
     for row in ROWS.values():
         if row.attention == config and row.attention_scale == 1 and row.recipe is None and not row.dcgan:
             return row
-    parts = [config.pattern.replace("_", "-"), config.order, f"{config.num_heads}-heads", config.alignment]
+    order = shown_order(config.pattern, config.order)
+    parts = [config.pattern.replace("_", "-"), *([order] if order != "-" else [])]
+    parts += [f"{config.num_heads}-heads", config.alignment]
     parts += [config.mode] * (config.mode != "parallel")
     if config.pattern == "dense":
         parts = ["dense", f"{config.num_heads}-heads"]
     plural = "head" if config.num_heads == 1 else "heads"
-    title = f"{config.pattern}, {config.order}, {config.num_heads} {plural}, {config.alignment}"
+    title = f"{config.pattern}, {order}, {config.num_heads} {plural}, {config.alignment}"
     return Row(
         "_".join(parts),
         title + ", sequential" * (config.mode != "parallel"),

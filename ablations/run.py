@@ -35,6 +35,7 @@ from sagan_base.distributed import Processes, processes
 from sagan_base.metrics.evaluate import check_evaluation
 from sagan_base.training import TrainingInterrupted, TrainingStopped, check_data, folder_problem
 from ylg import ALIGNMENTS, ORDERS
+from ylg.heads import has_order
 from ylg.layer import MODES
 
 FEATURES = ("classifier", "efficientnet", "inception")
@@ -55,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     which = options.add_argument_group("which rows (one of --pattern, --rows, --all)")
-    which.add_argument("--pattern", help="one row: dense, fixed, ltr, rtl, ltr_rtl, strided, strided_original, ...")
+    which.add_argument("--pattern", help="one row: dense, fixed, ltr, ltr_rtl, strided, interlaced8, ...")
     order = which.add_mutually_exclusive_group()
     order.add_argument("--esa", action="store_true", help="enumerate cells by Manhattan distance (default: raster)")
     order.add_argument("--order", choices=list(ORDERS), help="another enumeration; --esa is --order manhattan")
@@ -140,6 +141,9 @@ def chosen_rows(options: argparse.Namespace) -> tuple[Row, ...]:
     if ways != ["--pattern"] and (given := [f"--{name}" for name in single if getattr(options, name)]):
         raise ValueError(f"{', '.join(given)} describe the single row of --pattern; add --pattern NAME")
     if options.pattern:
+        if (options.esa or options.order) and not has_order(options.pattern):
+            asked = "--esa" if options.esa else f"--order {options.order}"
+            raise ValueError(f"{options.pattern} lies on the grid itself and takes no order; leave {asked} out")
         order = options.order or ("manhattan" if options.esa else "raster")
         changes = {name: getattr(options, name) for name in ("alignment", "mode") if getattr(options, name)}
         return (row_of(attention(options.pattern, order, options.heads or 8, **changes)),)

@@ -14,6 +14,7 @@ from ablations.rows import Row
 from ablations.sizes import parameter_counts
 from sagan_base.checkpoint import CHECKPOINT_FOLDER, newest_step
 from sagan_base.config import RunConfig
+from ylg.heads import shown_order
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -127,7 +128,8 @@ def _network(config: RunConfig) -> str:
     if attention.pattern == "dense":
         return f"dense, {heads}"
     chained = ", steps in sequence" * (attention.mode == "sequential")
-    return f"{attention.pattern}, {attention.order} order, {heads}, alignment {attention.alignment}{chained}"
+    order = shown_order(attention.pattern, attention.order)
+    return f"{attention.pattern}, {order} order, {heads}, alignment {attention.alignment}{chained}"
 
 
 def slurm_script(runs: list[Experiment], out: Path, options: argparse.Namespace) -> str:

@@ -23,6 +23,7 @@ from sagan_base.models import SHIPPED, ModelCard, model_card, model_names, resol
 from sagan_base.sample import load_generator
 from sagan_base.sampling import preview
 from sagan_base.tables import markdown
+from ylg.heads import shown_order
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ def describe_network(model: ModelConfig) -> str:
     if attention is None:
         return text + "no attention"
     sides = sorted({*model.generator_attention, *model.discriminator_attention})
+    order = shown_order(attention.pattern, attention.order)
     return (
-        f"{text}{attention.num_heads} heads of {attention.pattern} in {attention.order} order, "
+        f"{text}{attention.num_heads} heads of {attention.pattern} in {order} order, "
         f"alignment {attention.alignment}, at {' and '.join(f'{side}x{side}' for side in sides)}"
     )
 

@@ -12,6 +12,7 @@ from ablations.paper import ASTERISK, paper_columns
 from ablations.records import Record
 from sagan_base.files import write_text
 from sagan_base.tables import csv, markdown, text
+from ylg.heads import shown_order
 
 
 def run_table(records: list[Record]) -> pd.DataFrame:
@@ -27,7 +28,7 @@ def _line(record: Record) -> dict[str, Any]:
         "row": record.title,
         "heads": attention.num_heads if attention else 0,
         "pattern": attention.pattern if attention else "-",
-        "order": attention.order if ordered else "-",
+        "order": shown_order(attention.pattern, attention.order) if ordered else "-",
         "alignment": attention.alignment if ordered else "-",
         "mode": attention.mode if attention else "-",
         "seed": record.seed,

@@ -29,7 +29,7 @@ from sagan_base.pages import data_uri
 from sagan_base.pages import render as rendered
 from sagan_base.sampling import to_image
 from ylg import SparseAttention2d
-from ylg.heads import aligned_rows
+from ylg.heads import aligned_rows, shown_order
 
 FULL_PRECISION_BYTES = 10_000_000  # of attention values in one page; beyond it they are stored as float16
 HARD = 256  # pixels of a picture's longer side up to which each is shown as a square
@@ -99,8 +99,9 @@ def view_of_layer(
     """The view of one layer's map [num_heads, num_queries, num_keys] on one image."""
     grid = key_grid(layer)
     size = f"{layer.grid[0]}×{layer.grid[1]} queries, {grid[0]}×{grid[1]} keys"
+    order = shown_order(layer.pattern, layer.order)
     text = (
-        f"{layer.num_heads} heads, pattern {layer.pattern}, order {layer.order}, alignment {layer.alignment}, "
+        f"{layer.num_heads} heads, pattern {layer.pattern}, order {order}, alignment {layer.alignment}, "
         f"{layer.mode}; {size}; residual gain {layer.gain.item():.4f}"
     )
     if layer.gain.item() == 0:

@@ -10,6 +10,7 @@ from types import UnionType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from sagan_base.config import RECIPES, AttentionConfig, ModelConfig, NumericsConfig, Recipe, RunConfig, TrainConfig
+from ylg.heads import has_order
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,9 +43,9 @@ HELP: dict[type, dict[str, str]] = {
         "residual": "residual blocks; without them the networks are a DCGAN's",
     },
     AttentionConfig: {
-        "pattern": "pattern of the heads: dense, fixed, ltr, rtl, ltr_rtl, strided, butterfly, ...",
+        "pattern": "pattern of the heads: dense, fixed, ltr_rtl, strided, butterfly, rotated_blocks, interlaced8, ...",
         "num_heads": "heads of each attention layer",
-        "order": "numbering of the cells: raster, manhattan (ESA), hilbert, morton or snake",
+        "order": "raster, manhattan (ESA), hilbert, morton or snake: the cells' numbering, where the pattern has one",
         "alignment": "how a query cell picks its row of the key grid: pool, tile or rows (the published code)",
         "mode": "parallel (the paper) or sequential steps",
         "head_dim_qk": "channels of one head's queries and keys; the published rule (C/8 for all heads) by default",
@@ -136,6 +137,10 @@ def config_from_options(arguments: argparse.Namespace, data: str, **data_fields:
     if not arguments.attention and given[AttentionConfig]:
         raise ValueError(f"{sorted(given[AttentionConfig])} describe an attention layer; leave out --no-attention")
     attention = AttentionConfig(**given[AttentionConfig]) if arguments.attention else None
+    if attention and "order" in given[AttentionConfig] and not has_order(attention.pattern):
+        raise ValueError(
+            f"{attention.pattern} lies on the grid itself and takes no order; leave --order {attention.order} out"
+        )
     model = ModelConfig(**{**data_fields, **given[ModelConfig]}, attention=attention)
     return RunConfig(model, recipe, TrainConfig(**given[TrainConfig]), data)
 

@@ -117,6 +117,14 @@ def has_order(pattern: HeadPattern) -> bool:
     return not parts.on_grid if isinstance(parts, Pattern) else any(has_order(part) for part in parts)
 
 
+def shown_order(pattern: HeadPattern, order: str) -> str:
+    """The order as tables and titles show it: "-" where the pattern has none."""
+    try:
+        return order if has_order(pattern) else "-"
+    except ValueError:  # a pattern of the user's own in a process that does not know it, such as a report's
+        return order
+
+
 def _parts(pattern: HeadPattern) -> Pattern | Sequence[HeadPattern]:
     """The members of a layout or list; a single pattern as it is."""
     if isinstance(pattern, str) and pattern in LAYOUTS:

@@ -70,6 +70,8 @@ MISTAKES = [
     ("--pattern spiral", "unknown pattern 'spiral'"),
     ("--pattern ltr_rtl --heads 6", "6 heads do not fit 'ltr_rtl'"),
     ("--pattern ltr_rtl --heads 0", "--heads 0 is too small"),
+    ("--pattern crossed --esa", "crossed lies on the grid itself and takes no order; leave --esa out"),
+    ("--pattern window_lattice --order hilbert", "takes no order; leave --order hilbert out"),
     ("--all --pattern dense", "--pattern and --all exclude each other"),
     ("--all --alignment pool", "--alignment describe the single row of --pattern"),
     ("--rows ylgg", "no row is called 'ylgg'; the rows are sagan,"),

@@ -97,7 +97,8 @@ def test_the_tables_of_the_page_hold_the_measures_of_their_pattern_and_order(dra
         row = measured.get((name, "hilbert")) or measured[name, "-"]
         assert f"{row['flow_forward']} · {row['flow_backward']}" in of_patterns[name]
         reached = "full information" if row["unreachable_pairs"] == "0" else "pairs unreachable"
-        (caption,) = re.findall(rf'alt="masks {name.replace("_", " ")}"><figcaption>(.*?)</figcaption>', page, re.DOTALL)
+        spoken = name.replace("_", " ")
+        (caption,) = re.findall(rf'alt="masks {spoken}"><figcaption>(.*?)</figcaption>', page, re.DOTALL)
         assert reached in caption
     for order in ("hilbert", "snake"):
         assert of_orders[order][0] == f"{float(measured['ltr', order]['block_distance']):.2f}"

@@ -99,6 +99,13 @@ def test_networks_without_attention_can_be_asked_for():
         parsed("--no-attention", "--num-heads", "4")
 
 
+def test_an_order_is_refused_only_where_it_is_asked_for_and_means_nothing():
+    assert parsed("--pattern", "interlaced8").model.attention.pattern == "interlaced8"
+    assert parsed("--pattern", "ltr", "--order", "raster").model.attention.order == "raster"
+    with pytest.raises(ValueError, match=r"interlaced8 .* takes no order; leave --order raster out"):
+        parsed("--pattern", "interlaced8", "--order", "raster")
+
+
 def test_a_dry_run_prints_the_configuration_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert command.main([*SMALL, "--dry-run"]) == 0

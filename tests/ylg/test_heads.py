@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ylg
-from ylg.heads import ALIGNMENTS, LAYOUTS, head_steps
+from ylg.heads import ALIGNMENTS, LAYOUTS, head_steps, shown_order
 from ylg.orders import ORDERS
 
 
@@ -193,3 +193,9 @@ def test_bad_input_is_refused_by_value_and_remedy(function, arguments, words):
 def test_a_layout_is_not_the_name_of_a_pattern(layout):
     with pytest.raises(ValueError, match=f"'{layout}' is a layout over heads"):
         ylg.pattern(layout)
+
+
+def test_an_order_is_shown_only_where_it_means_something():
+    assert shown_order("ltr_rtl", "hilbert") == shown_order(["ltr", "crossed"], "hilbert") == "hilbert"
+    assert shown_order("interlaced8", "hilbert") == shown_order(["crossed", "window_lattice"], "raster") == "-"
+    assert shown_order("of_somebody_else", "raster") == "raster"
