@@ -163,20 +163,20 @@ def _write_maps(views: list[View], path: Path) -> None:
 def picture_of(views: list[View], query: list[int] | None = None, side: int = 112) -> Image.Image:
     """Two rows a view, a column a head: saliency, and the attention of one query (the middle one by default).
 
-    Both are drawn against uniform attention over the mask; its entropy stands above.
+    Both are drawn against uniform attention over the mask; above stands the entropy, as a share of its entropy.
     """
     rows = []
     for view in views:
         row, col = query or (view.query_grid[0] // 2, view.query_grid[1] // 2)
         image = fitted(to_image(view.image), side)
-        received, asked = [("image", image)], [("", _marked(image, view, row, col))]
+        received, of_query = [("image", image)], [("", _marked(image, view, row, col))]
         for name, attention, uniform in zip(view.head_names, view.attention, dense(view.uniform), strict=True):
             ratios = against_uniform(saliency(attention), saliency(uniform))
-            received.append((name, _overlaid(view, ratios, side)))
-            cell = row * view.query_grid[1] + col
-            shown = _overlaid(view, against_uniform(attention[cell], uniform[cell]), side)
-            asked.append((f"entropy {entropy_share(attention, uniform):.0%}", _marked(shown, view, row, col)))
-        rows += [(f"{view.name}\nsaliency of each head", received), (f"query ({row}, {col})\nof each head", asked)]
+            received.append((f"{name}, {entropy_share(attention, uniform):.0%}", _overlaid(view, ratios, side)))
+            own, even = (maps[row * view.query_grid[1] + col][None] for maps in (attention, uniform))
+            shown = _overlaid(view, against_uniform(own, even), side)
+            of_query.append((f"{entropy_share(own, even):.0%}", _marked(shown, view, row, col)))
+        rows += [(f"{view.name}\nsaliency of each head", received), (f"query ({row}, {col})\nof each head", of_query)]
     return captioned(rows, side)
 
 

@@ -23,7 +23,7 @@ from analysis.inversion.loss import FEATURES, METHODS, NORMS, WEIGHTINGS, Invers
 from analysis.inversion.photograph import CROPS, Crop
 from analysis.inversion.report import TUNED, shorten, summary, write_inversion
 from analysis.inversion.search import PRESETS, InversionConfig, invert
-from analysis.inversion.table import rows_of, write_tables
+from analysis.inversion.table import beside_held_out, rows_of, write_tables
 from analysis.inversion.targets import Target, brightness_warning, from_file, from_folder, generated, held_out
 from analysis.loading import Model, add_model_arguments
 from analysis.pictures import files_in
@@ -214,13 +214,19 @@ class Job:
             )  # fmt: skip
         numbers = summary(model, self.target, inversion, self.distance, class_given=self.label is not None)
         numbers |= {"request": self.request(), "provenance": provenance(config.seed)}
-        size = write_inversion(model, self.target, inversion, numbers, self.out, list(self.warnings))
+        compared = None
+        if self.target.source == "file":
+            compared = beside_held_out(model, config.loss.method, self.distance.name, numbers[self.distance.name])
+        warnings = [*self.warnings, *([compared] if compared else [])]
+        size = write_inversion(model, self.target, inversion, numbers, self.out, warnings)
         given = "given" if self.label is not None else "found"
         print(
             f"  {config.loss.method}: class {model.class_name(inversion.label)} ({given}); restart {inversion.chosen} "
             f"of {len(inversion.latents)}, chosen by {self.distance.name}; {len(inversion.losses)} steps "
             f"({inversion.stopped}), {inversion.seconds:.1f} s\n  {self.line(numbers)}"
         )
+        if compared:
+            print(f"  {compared}")
         if inversion.stopped == "losses not finite":
             print("warning: the codes ran away; a smaller --learning-rate is the remedy", file=sys.stderr)
         if TUNED in numbers:

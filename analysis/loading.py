@@ -133,13 +133,13 @@ def open_model(name: str | None, checkpoint: Path | None, device: str | None, th
     if threads is not None and threads < 1:
         raise ValueError(f"--threads {threads} is not positive")
     model = load_model(name, checkpoint)
-    place = _device(device)
+    target = _device(device)
     # Work this small gains little from more threads and, on a busy machine, loses much by their waiting for each
     # other (13 s against 321 s for one inversion). One thread also gives the same bits whatever the number of cores.
     if threads or model.generator.resolution <= SMALL:
         torch.set_num_threads(threads or 1)
-    model.generator.to(place)
-    model.discriminator.to(place)
+    model.generator.to(target)
+    model.discriminator.to(target)
     return model
 
 

@@ -22,7 +22,7 @@ from analysis.inversion.loss import LossConfig
 from analysis.inversion.photograph import Crop
 from analysis.inversion.report import comparison, inversion_page, similarity, summary
 from analysis.inversion.search import PRESETS, InversionConfig
-from analysis.inversion.table import summaries
+from analysis.inversion.table import beside_held_out, summaries
 from analysis.inversion.targets import from_file, from_folder, generated
 from analysis.loading import load_model
 from sagan_base.sampling import to_image
@@ -384,6 +384,18 @@ def test_a_model_without_attention_is_inverted_by_pixels_and_refused_otherwise(p
     assert "no attention layer" in capsys.readouterr().err
     assert run(picture, "--checkpoint", tmp_path / "bare.safetensors", "--out", out, "--method", "pixel", *QUICK) == 0
     assert {path.name for path in out.iterdir()} == FILES
+
+
+def test_a_distance_stands_beside_those_of_held_out_pictures_of_a_model_that_ships(checkpoint, repository):
+    model, name = load_model("digits"), "EfficientNet-Lite0 distance"
+    stored = pd.read_csv(repository / "analysis" / "results" / "inversion_digits.csv")
+    stored = stored[(stored["source"] == "held-out") & (stored["method"] == "pixel")][name].sort_values()
+    between = stored.iloc[3:5].mean()
+    assert f"farther than 4 of {len(stored)} held-out pictures" in beside_held_out(model, "pixel", name, between)
+    assert f"farther than {len(stored)} of {len(stored)} " in beside_held_out(model, "saliency", name, 1e3)
+    assert beside_held_out(model, "uniform", name, 1.0) is None
+    assert beside_held_out(model, "pixel", "LPIPS (VGG16)", 1.0) is None
+    assert beside_held_out(load_model(checkpoint=checkpoint), "pixel", name, 1.0) is None
 
 
 def test_the_summary_gives_mean_and_standard_deviation():
