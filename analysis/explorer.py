@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from analysis.head_statistics import head_names
-from analysis.inversion.saliency import evenly, key_grid, uniform_attention
+from analysis.inversion.saliency import evenly, uniform_attention
 from analysis.overlay import LEAST, LESS, MORE
 from sagan_base.files import write_text
 from sagan_base.pages import data_uri
@@ -97,7 +97,7 @@ def view_of_layer(
     layer: SparseAttention2d, name: str, image: Tensor, attention: Tensor, weighs: tuple[int, ...] = ()
 ) -> View:
     """The view of one layer's map [num_heads, num_queries, num_keys] on one image."""
-    grid = key_grid(layer)
+    grid = layer.key_grid
     size = f"{layer.grid[0]}×{layer.grid[1]} queries, {grid[0]}×{grid[1]} keys"
     order = shown_order(layer.pattern, layer.order)
     text = (

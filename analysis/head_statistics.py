@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import ylg
 from analysis.inversion.distances import decibels, psnr
-from analysis.inversion.saliency import dense, entropy_share, key_grid, uniform_attention
+from analysis.inversion.saliency import dense, entropy_share, uniform_attention
 from sagan_base.network import attention_off
 from ylg import Pattern, SparseAttention2d, grid_order, head_steps
 from ylg.grid_flow import relays
@@ -30,7 +30,7 @@ def head_statistics(layer: SparseAttention2d, attention: Tensor) -> list[dict[st
         uniform attention; ``on relays``, the share of attention on the pattern's relay cells (None for patterns
         without), and ``uniform on relays``.
     """
-    grid = key_grid(layer)
+    grid = layer.key_grid
     between = _distances(layer.grid, grid)
     rows = []
     patterns = [pattern for pattern, _ in head_steps(layer.pattern, layer.num_heads)]

@@ -5,46 +5,23 @@ The block is that of Zhang et al., arXiv:1805.08318, section 3; the masks those 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ylg.attention import check_backend, check_scale, sparse_attention
 from ylg.heads import HeadPattern, head_steps, sparse_head_masks
-from ylg.orders import Order, check_grid, is_whole
+from ylg.orders import Order, check_grid, grid_order, is_whole
 from ylg.patterns import Pattern
 from ylg.plan import AttentionPlan, attention_plan
 
 MODES = ("parallel", "sequential")
-
-
-class PlanBuffers(nn.Module):
-    """Holds a plan whose tensors are non-persistent buffers: it moves with the model and is never saved.
-
-    They never change, so DistributedDataParallel need not send them: ``broadcast_buffers=False``, from torch 2.13 on
-    ``forward_sync_buffers=False``.
-    Only where the buffers moved is taken from them, never what they hold: ``to_empty`` leaves them uninitialised.
-    """
-
-    def __init__(self, plan: AttentionPlan):
-        super().__init__()
-        self._original = plan
-        self._hold(plan)
-
-    def _hold(self, plan: AttentionPlan) -> None:
-        self.plan = plan
-        for name, tensor in plan.tensors().items():
-            self.register_buffer(name, tensor, persistent=False)
-
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        self._hold(self._original.to(next(self.buffers()).device))
-        return self
-
-    def extra_repr(self) -> str:
-        return self.plan.explain()
 
 
 class SparseAttention2d(nn.Module):
@@ -73,8 +50,10 @@ class SparseAttention2d(nn.Module):
         because the residual gain starts at 0. With ``return_attention`` also the probabilities
         ``[batch, num_heads, num_queries, num_keys]``: in sequential mode the product of the steps' probabilities,
         which is what the output is made of.
+    State dict: beside the weights, ``_extra_state`` names the pattern, order, alignment, stride, mode and grid.
     Raises:
-        ValueError: sizes that do not divide, unknown names, an input that is not on ``grid``.
+        ValueError: sizes that do not divide, unknown names, an input that is not on ``grid``; loading the state of a
+            layer of another pattern, order, alignment, stride or mode (one that names none is loaded).
     """
 
     def __init__(
@@ -124,20 +103,13 @@ class SparseAttention2d(nn.Module):
         self.channels, self.grid, self.pattern, self.num_heads = channels, grid, pattern, num_heads
         self.order, self.alignment, self.mode, self.pool = order, alignment, mode, pool
         self.scale, self.stride, self.backend = scale, stride, backend
-        key_grid = (grid[0] // pool, grid[1] // pool)
-        steps = _chained_steps(layout) if mode == "sequential" else None
-
-        def plan(query_grid: tuple[int, int], step: int | None) -> PlanBuffers:
-            masks = sparse_head_masks(pattern, query_grid, key_grid, num_heads, order, alignment, stride)
-            if step is not None:
-                masks = [masks[head] for head in steps[step]]
-            return PlanBuffers(attention_plan(masks))
-
-        if mode == "parallel":
-            self.plans = nn.ModuleList([plan(grid, None)])
-        else:
-            last = len(steps) - 1
-            self.plans = nn.ModuleList([plan(key_grid if t < last else grid, t) for t in range(len(steps))])
+        chain = _chained_steps(layout) if mode == "sequential" else [list(range(num_heads))]
+        query_grids = [self.key_grid] * (len(chain) - 1) + [grid]
+        self._first_plans = [
+            attention_plan([self._parallel_masks(query_grid)[head] for head in heads])
+            for query_grid, heads in zip(query_grids, chain, strict=True)
+        ]
+        self.plans = self._first_plans
 
         self.query = nn.Conv2d(channels, qk_channels, 1, bias=False)
         self.key = nn.Conv2d(channels, qk_channels, 1, bias=False)
@@ -151,7 +123,73 @@ class SparseAttention2d(nn.Module):
     @property
     def plan(self) -> AttentionPlan:
         """The plan on the query grid: the only one, or that of the last step."""
-        return self.plans[-1].plan
+        return self.plans[-1]
+
+    @property
+    def key_grid(self) -> tuple[int, int]:
+        return self.grid[0] // self.pool, self.grid[1] // self.pool
+
+    def head_masks(self) -> list[csr_array]:
+        """Of each head, which entries of its map may be more than 0: bool [num_queries, num_keys], sparse.
+
+        In sequential mode those that a path through all steps leads to.
+        """
+        masks = self.plans[0].sparse_masks()
+        for plan in self.plans[1:]:
+            masks = [later @ earlier for later, earlier in zip(plan.sparse_masks(), masks, strict=True)]
+        return masks
+
+    def _parallel_masks(self, query_grid: tuple[int, int]) -> list[csr_array]:
+        chosen = (self.num_heads, self.order, self.alignment, self.stride)
+        return sparse_head_masks(self.pattern, query_grid, self.key_grid, *chosen)
+
+    def _apply(self, fn, recurse=True):
+        """Plans follow the parameters. They are no buffers, so no layer can change what another one uses."""
+        super()._apply(fn, recurse)
+        self.plans = [plan.to(self.gain.device) for plan in self._first_plans]
+        return self
+
+    def get_extra_state(self) -> Tensor:
+        """What the weights are trained with, as the bytes of JSON: files take tensors only."""
+        return torch.from_numpy(np.frombuffer(json.dumps(self._identity()).encode(), dtype=np.uint8).copy())
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Raises ValueError where the state is that of a layer with other masks; the grid may be another."""
+        try:
+            theirs, ours = json.loads(bytes(state.cpu().tolist())), self._identity()
+            differing = [name for name in ours if theirs[name] != ours[name] and name not in ("pattern", "grid")]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"this is not the state of an attention layer ({type(error).__name__}: {error})") from None
+        if differing:
+            said = [", ".join(f"{name} {x[name]!r}" for name in x) for x in (theirs, ours)]
+            raise ValueError(
+                f"this state belongs to an attention layer of {said[0]}; here is one of {said[1]}: build it with the "
+                f"same {' and '.join(differing)}"
+            )
+
+    def _identity(self) -> dict[str, object]:
+        order = self.order
+        if not isinstance(order, str):
+            cells = grid_order(*self.key_grid, order).numpy()
+            order = f"a permutation of the caller's own, {hashlib.sha256(cells.tobytes()).hexdigest()[:12]}"
+        heads = " ".join(f"{chosen.name}{step + 1}" for chosen, step in head_steps(self.pattern, self.num_heads))
+        return {
+            "pattern": self.pattern if isinstance(self.pattern, str) else str(self.pattern),
+            "heads": heads,
+            "order": order,
+            "alignment": self.alignment,
+            "stride": None if self.stride is None else str(self.stride),
+            "mode": self.mode,
+            "grid": f"{self.grid[0]}x{self.grid[1]}",
+        }
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, *others):
+        name = f"{prefix}_extra_state"
+        if name in state_dict:
+            self.set_extra_state(state_dict[name])  # before anything is copied
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *others)
+        if name in missing_keys:  # older files and published weights do not name their masks
+            missing_keys.remove(name)
 
     def forward(self, x: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         if x.ndim != 4 or x.shape[1:] != (self.channels, *self.grid):
@@ -165,9 +203,9 @@ class SparseAttention2d(nn.Module):
         queries, keys, mixed = self._asking(queries), self._heads(keys), self._heads(values)
         keys = _unit(keys) if self.qk_norm else keys
         attention = None
-        for t, step in enumerate(self.plans):
+        for t, plan in enumerate(self.plans):
             asking = queries if t == len(self.plans) - 1 else coarse_queries
-            mixed = sparse_attention(asking, keys, mixed, step.plan, self.scale, self.backend, return_attention)
+            mixed = sparse_attention(asking, keys, mixed, plan, self.scale, self.backend, return_attention)
             if return_attention:
                 mixed, probabilities = mixed
                 attention = probabilities if attention is None else probabilities @ attention
@@ -209,6 +247,7 @@ class SparseAttention2d(nn.Module):
             f"{self.channels}, grid={self.grid}, pattern={self.pattern!r}, num_heads={self.num_heads}, "
             f"order={self.order!r}, alignment={self.alignment!r}, mode={self.mode!r}, pool={self.pool}, "
             f"scale={self.scale}, stride={self.stride}, qk_norm={self.qk_norm}, backend={self.backend!r}"
+            + "".join(f"\n{plan.explain()}" for plan in self.plans)
         )
 
 

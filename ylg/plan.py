@@ -11,6 +11,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -91,13 +92,15 @@ class AttentionPlan:
     def derived(self, kind: Hashable, make: Callable[[AttentionPlan], Made]) -> Made:
         """``make(self)``, made once and kept as long as the plan: a copy on a device, or what a backend reads."""
         if kind not in self._derived:
-            with torch.inference_mode(False):  # it outlives a caller that happens to be in inference mode
-                self._derived[kind] = make(self)
+            self._derived[kind] = _apart(make, self)
         return self._derived[kind]
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what can be made again."""
         return self.__dict__ | {"_derived": {}}
+
+    def __deepcopy__(self, memo: dict) -> AttentionPlan:
+        return self  # nothing in it ever changes, so copies of a layer share it
 
     def to(self, device) -> AttentionPlan:
         """The same plan with its tensors on ``device``; kept, so that moving again costs nothing."""
@@ -106,13 +109,13 @@ class AttentionPlan:
         device = torch.empty(0, device=device).device  # "cuda" -> "cuda:0"
         if device == self.device:
             return self
+        # a copy knows the plan it was made of, which stays as long as the copy does
         return self.derived(
-            device, lambda plan: replace(plan, groups=tuple(group.to(device) for group in plan.groups), _derived={})
+            device,
+            lambda plan: replace(
+                plan, groups=tuple(group.to(device) for group in plan.groups), _derived={plan.device: plan}
+            ),
         )
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The plan's tensors by name, for a module to register as buffers."""
-        return {f"group{g}_{name}": getattr(group, name) for g, group in enumerate(self.groups) for name in _TENSORS}
 
     def as_arguments(self) -> tuple[list[Tensor], list[int]]:
         """The groups for an operator, which takes tensors and numbers only; ``plan_of_arguments`` turns them back.
@@ -126,11 +129,11 @@ class AttentionPlan:
     def sparse_masks(self) -> list[sp.csr_array]:
         """The head masks again, as bool ``scipy.sparse.csr_array`` [num_queries, num_keys] each."""
         rows, cols = [[] for _ in range(self.num_heads)], [[] for _ in range(self.num_heads)]
-        for group in self.groups:
+        for group in self.to("cpu").groups:
             parts = []
-            query_index, key_index = group.query_index.cpu().numpy(), group.key_index.cpu().numpy()
+            query_index, key_index = group.query_index.numpy(), group.key_index.numpy()
             for m in range(group.shape[0]):
-                tile, t, k = group.tile_mask[m].cpu().numpy().nonzero()
+                tile, t, k = group.tile_mask[m].numpy().nonzero()
                 parts.append((query_index[m][tile, t], key_index[m][tile, k]))
             for head, m in zip(group.heads, group.mask_of_head, strict=True):
                 rows[head].append(parts[m][0])
@@ -248,12 +251,28 @@ def plan_of_arguments(
     return _kept(digest, build).to(tensors[0].device)
 
 
+def _apart(make: Callable[..., Made], *arguments: Any) -> Made:
+    """``make(*arguments)`` in a thread of its own, for what is kept.
+
+    Inference mode, tracing, fake tensors, the transforms of torch.func: whatever the caller is in belongs to its
+    thread, and what is made under it must not outlive it.
+    """
+
+    def made():
+        result = make(*arguments)
+        if torch.cuda.is_initialized():  # the caller may compute on another stream
+            torch.cuda.synchronize()
+        return result
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(made).result()
+
+
 def _kept(digest: str, build: Callable[[], AttentionPlan]) -> AttentionPlan:
     """The plan of this digest, built unless it is in use or among the last used."""
     plan = _PLANS.get(digest)
     if plan is None:
-        with torch.inference_mode(False):
-            plan = _PLANS[digest] = build()
+        plan = _PLANS[digest] = _apart(build)
     with _RECENT_LOCK:
         _RECENT[digest] = plan
         _RECENT.move_to_end(digest)

@@ -16,7 +16,7 @@ from torch import Tensor
 from analysis.explorer import Page, discriminator_views, generator_views, write_page
 from analysis.inversion.distances import Distance, decibels, psnr, ssim
 from analysis.inversion.loss import WEIGHTED
-from analysis.inversion.saliency import dense, entropy_share, key_grid, saliency_maps, uniform_attention
+from analysis.inversion.saliency import dense, entropy_share, saliency_maps, uniform_attention
 from analysis.inversion.search import Inversion
 from analysis.inversion.targets import Target
 from analysis.loading import Model
@@ -140,7 +140,7 @@ def where_heads_look(model: Model, real: Tensor, inversion: Inversion) -> tuple[
     heads = list(inversion.config.loss.heads_of(model.discriminator))
     uniform = dense(uniform_attention(layer))[None, heads]
     attention = model.discriminator.attention_features(real[None].to(model.device))[1][:, heads].cpu()
-    ratios = against_uniform(*(saliency_maps(maps, key_grid(layer))[0].mean(0) for maps in (attention, uniform)))
+    ratios = against_uniform(*(saliency_maps(maps, layer.key_grid)[0].mean(0) for maps in (attention, uniform)))
     picture, end = overlay(real, ratios)
     used = "" if inversion.config.loss.method == "saliency" else " (not used)"
     return (

@@ -47,19 +47,14 @@ def saliency_maps(attention: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(saliency(attention).unflatten(-1, (side, side)), size=size, mode="nearest-exact")
 
 
-def key_grid(layer: SparseAttention2d) -> tuple[int, int]:
-    """(rows, columns) of a layer's keys."""
-    return layer.grid[0] // layer.pool, layer.grid[1] // layer.pool
-
-
 def uniform_attention(layer: SparseAttention2d) -> list[csr_array]:
     """What a layer's map is when all its scores are equal: of each head float32 [num_queries, num_keys].
 
     Its entries are the keys that the head may attend to. Of a layer in sequential mode it is the product of its steps.
     """
     heads: list[csr_array] | None = None
-    for step in layer.plans:
-        uniform = [evenly(mask) for mask in step.plan.sparse_masks()]
+    for plan in layer.plans:
+        uniform = [evenly(mask) for mask in plan.sparse_masks()]
         heads = uniform if heads is None else [later @ earlier for later, earlier in zip(uniform, heads, strict=True)]
     return heads
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ from sagan_base.checkpoint import (
     remove_old_checkpoints,
     write_checkpoint,
 )
+from sagan_base.distributed import Processes
+from sagan_base.updates import Updates
 
 
 @pytest.fixture
@@ -159,3 +162,28 @@ def test_only_the_newest_and_a_protected_checkpoint_are_kept(tmp_path):
 def test_the_file_is_plain_safetensors(written):
     path, tensors, _ = written
     assert load_file(path).keys() == tensors.keys()
+
+
+def test_files_from_before_layers_named_their_masks_load_and_train_on(written, tiny_data):
+    path, _, config = written
+    updates = Updates(config, Processes(0, 1, torch.device("cpu")), tiny_data.batch, len(tiny_data))
+    updates.step(1)
+    state = updates.state()
+    unnamed = {name: x for name, x in state.items() if not name.endswith("._extra_state")}
+    assert len(state) - len(unnamed) == 3 * len(updates.generator.attention_layers())
+    write_checkpoint(path, unnamed, config, {"step": 7})
+    older = read_checkpoint(path)
+    updates.load(older)
+    updates.step(2)
+    assert set(updates.state()) == set(state)
+    generator, _, _ = load_checkpoint(path)
+    assert any(name.endswith("_extra_state") for name in generator.state_dict())
+
+
+def test_a_checkpoint_whose_layers_name_other_masks_is_refused_with_both(written, tiny_config):
+    path, tensors, _ = written
+    other = tiny_config()
+    other = replace(other, model=replace(other.model, attention=replace(other.model.attention, order="raster")))
+    write_checkpoint(path, tensors, other, {"step": 7})
+    with pytest.raises(ValueError, match=r"order 'manhattan'.*order 'raster'"):
+        load_checkpoint(path)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,7 +58,8 @@ def test_default_sizes_are_those_of_the_published_network():
     assert [generator.query.out_channels, generator.value.out_channels] == [32, 128]
     assert [discriminator.query.out_channels, discriminator.value.out_channels] == [16, 64]
     assert SparseAttention2d(8, (4, 4), num_heads=16).query.out_channels == 16
-    assert {name.split(".")[0] for name in generator.state_dict()} == {"query", "key", "value", "output", "gain"}
+    names = {"query", "key", "value", "output", "gain", "_extra_state"}
+    assert {name.split(".")[0] for name in generator.state_dict()} == names
     assert all(conv.bias is None for conv in (generator.query, generator.key, generator.value, generator.output))
 
 
@@ -106,7 +108,7 @@ def test_a_sequential_layer_applies_step_one_before_step_two():
     block = layer(grid=(4, 4), pattern="ltr", order="raster", mode="sequential", pool=1, num_heads=2)
     assert len(block.plans) == 2
     for plan, step in zip(block.plans, step_masks("ltr", 16), strict=True):
-        assert torch.equal(plan.plan.dense_masks(), step.expand(2, 16, 16))
+        assert torch.equal(plan.dense_masks(), step.expand(2, 16, 16))
 
 
 def test_patterns_of_unequal_length_cannot_be_chained():
@@ -114,14 +116,72 @@ def test_patterns_of_unequal_length_cannot_be_chained():
         layer(pattern=["ltr", "dense"], num_heads=4, mode="sequential")
 
 
-def test_plans_are_buffers_that_are_never_saved_and_follow_the_model():
+def test_plans_follow_the_model_and_no_layer_can_change_those_of_another():
     block = layer()
-    buffers = dict(block.named_buffers())
-    assert buffers and not set(buffers) & set(block.state_dict())
     block.to("meta")
-    assert block.plan.device.type == "meta"
-    assert block.plan.groups[0].tile_mask is dict(block.named_buffers())["plans.0.group0_tile_mask"]
+    assert block.plan.device.type == "meta" and layer().plan.device.type == "cpu"
     assert layer().half().plan.groups[0].tile_mask.dtype == torch.bool
+    before = layer().double()(images())
+    with torch.no_grad():
+        for buffer in layer().buffers():
+            buffer.zero_()
+    again = layer().double()
+    again.plan._derived.clear()  # what was made of the plan's tensors before they could be changed
+    assert torch.equal(again(images()), before)
+
+
+STRANGERS = {
+    "pattern": {"pattern": "strided"},
+    "order": {"order": "raster"},
+    "permutation": {"order": list(range(15, -1, -1))},
+    "alignment": {"alignment": "rows"},
+    "stride": {"stride": 2},
+    "mode": {"mode": "sequential"},
+}
+
+
+@pytest.mark.parametrize("stranger", STRANGERS.values(), ids=STRANGERS)
+def test_the_state_of_a_layer_with_other_masks_is_refused_before_anything_is_copied(stranger):
+    network, other = torch.nn.Sequential(layer()), torch.nn.Sequential(layer(**stranger))
+    torch.nn.init.ones_(other[0].query.weight)
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(ValueError, match=r"this state belongs to an attention layer of .*; here is one of ") as refusal:
+        network.load_state_dict(other.state_dict())
+    for name, value in stranger.items():
+        assert name in str(refusal.value).split("build it with the same")[1] or name == "pattern"
+        for side in (value, getattr(network[0], name)):
+            assert isinstance(side, list) or str(side) in str(refusal.value)
+    assert all(torch.equal(x, before[name]) for name, x in network.state_dict().items())
+    other.load_state_dict(other.state_dict())
+
+
+def test_a_state_that_names_no_masks_loads_strictly_and_the_grid_only_informs(tmp_path):
+    files = pytest.importorskip("safetensors.torch")
+    state = layer().state_dict()
+    assert state["_extra_state"].dtype == torch.uint8
+    files.save_file(state, tmp_path / "layer.safetensors")
+    layer(grid=(12, 8)).load_state_dict(files.load_file(tmp_path / "layer.safetensors"), strict=True)
+    older = {name: x for name, x in state.items() if name != "_extra_state"}
+    block = layer()
+    block.load_state_dict(older, strict=True)
+    with pytest.raises(RuntimeError, match=r"Missing key.*query.weight"):
+        block.load_state_dict({name: x for name, x in older.items() if name != "query.weight"}, strict=True)
+    with pytest.raises(ValueError, match="not the state of an attention layer"):
+        block.load_state_dict(older | {"_extra_state": torch.zeros(3, dtype=torch.uint8)})
+
+
+def test_layers_that_spell_the_same_heads_differently_share_their_states():
+    layer(pattern=["rtl", "ltr"]).load_state_dict(layer(pattern="ltr_rtl").state_dict())
+
+
+@pytest.mark.parametrize("mode", ["parallel", "sequential"])
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "order": "raster", "alignment": "tile"}, {"pattern": "fixed"}])
+def test_a_layer_says_which_entries_of_its_maps_can_be_more_than_zero(mode, options):
+    block = layer(mode=mode, **options)
+    _, attention = block.double()(images(), return_attention=True)
+    assert block.key_grid == (4, 4)
+    for head, mask in enumerate(block.head_masks()):
+        assert mask.dtype == bool and np.array_equal(mask.toarray(), (attention > 0).any(0)[head].numpy())
 
 
 def test_a_layer_made_without_memory_has_its_plan_when_it_gets_some():
@@ -146,7 +206,7 @@ def test_what_is_made_in_inference_mode_trains_later():
         layer(grid=(6, 10))(torch.zeros(1, 16, 6, 10), return_attention=True)
     block, x = layer(grid=(6, 10)), torch.randn(1, 16, 6, 10, requires_grad=True)
     pieces = tile_layout(block.plan).pieces
-    for tensor in (*block.plan.tensors().values(), *(x for p in pieces for x in (p.query_row, p.edge_slot))):
+    for tensor in (*block.plan.as_arguments()[0], *(x for p in pieces for x in (p.query_row, p.edge_slot))):
         assert not tensor.is_inference()
     out, attention = torch.compile(block, backend="aot_eager")(x, return_attention=True)
     (out.sum() + attention.square().sum()).backward()

@@ -49,10 +49,8 @@ def tile_table(plan: AttentionPlan, split_columns: bool = False) -> TileTable:
     block_rows = _block_rows(plan)
     items, merges, data, offset, num_slots = [], [], [], 0, 0
     covered = np.zeros((plan.num_heads, plan.num_queries), dtype=bool)
-    for group in plan.groups:
-        row_cells, column_cells, mask = (
-            tensor.cpu().numpy() for tensor in (group.query_index, group.key_index, group.tile_mask)
-        )
+    for group in plan.to("cpu").groups:
+        row_cells, column_cells, mask = (x.numpy() for x in (group.query_index, group.key_index, group.tile_mask))
         _, tiles, tile_height, tile_width = mask.shape
         words = _pack(mask)
         starts = []
