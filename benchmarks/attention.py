@@ -23,6 +23,7 @@ import gc
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import asdict, dataclass
@@ -196,7 +197,9 @@ def sdpa(padded: bool, mask: Tensor | None = None) -> Method:
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def measure(name: str, case: Case, device: torch.device, rounds: int, budget: float, memory: float) -> list[dict]:
+def measure(
+    name: str, case: Case, device: torch.device, rounds: int, budget: float, limit: float, memory: float
+) -> list[dict]:
     """One row per method, the first of them ours with the first pattern: the one that the others are compared with."""
     given = {one_head: case.inputs(device, one_head) for one_head in (False, True)}
     *inputs, out = (x.nbytes for x in given[False])
@@ -214,7 +217,12 @@ def measure(name: str, case: Case, device: torch.device, rounds: int, budget: fl
         *inputs, d_out = given[candidate.kind == ONE_HEAD]
         try:
             method = candidate.make()
+            started = time.process_time()
             row |= errors(method, case, candidate, inputs, d_out)
+            took = time.process_time() - started
+            if took > limit and candidate.kind != OURS:
+                row["left_out"] = f"takes {took:.0f} s a call"
+                continue
             row["kept_mb"] = held_bytes(method) / 1e6
             for kind, step in passes(method, inputs, d_out if candidate.backward else None, device):
                 row[f"{kind}_peak_mb"] = peak_bytes(step, device) / 1e6
@@ -302,9 +310,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     parser.add_argument("--rounds", type=int, default=15, help="in which all methods take turns (default: %(default)s)")
-    parser.add_argument(
-        "--seconds", type=float, default=30, help="after so many a method stops, but not before 3 rounds (default: 30)"
-    )
+    parser.add_argument("--seconds", type=float, default=10, help="after which a way takes no more turns (default: 10)")
+    parser.add_argument("--limit", type=float, default=75, help="seconds a call may take (default: %(default)s)")
     parser.add_argument("--memory", type=float, default=6, help="GB that a method may need (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of JSON and plot (default: %(default)s)")
     parser.add_argument("--name", help="file name of the results (default: attention-cpu or attention-GPU)")
@@ -322,9 +329,10 @@ def main(argv: list[str] | None = None) -> int:
         unknown = [name for name in names if name not in CASES]
         if unknown:
             raise ValueError(f"unknown case {unknown[0]!r}; use some of {', '.join(CASES)}")
-        if min(options.rounds, options.seconds, options.memory) <= 0:
+        if min(options.rounds, options.seconds, options.limit, options.memory) <= 0:
             raise ValueError(
-                f"--rounds {options.rounds} --seconds {options.seconds:g} --memory {options.memory:g} must be above 0"
+                f"--rounds {options.rounds} --seconds {options.seconds:g} --limit {options.limit:g} --memory "
+                f"{options.memory:g}: each must be above 0"
             )
         writable_folder("--out", options.out)
     if device.type == "cpu":
@@ -340,7 +348,7 @@ def main(argv: list[str] | None = None) -> int:
         options.name or f"attention-{'cpu' if device.type == 'cpu' else result['device'].replace(' ', '-')}"
     )
     for name in names:
-        rows = measure(name, CASES[name], device, options.rounds, options.seconds, options.memory * 1e9)
+        rows = measure(name, CASES[name], device, options.rounds, options.seconds, options.limit, options.memory * 1e9)
         print(f"\n{table(rows)}", flush=True)
         result["rows"] += rows
         write(result, stem)  # after each case: a large one may take minutes, and be stopped

@@ -34,8 +34,8 @@ def in_turns(
     """Seconds a call of every step, one figure a round; entries of one index were measured side by side.
 
     Each step has been called before, so that it is warm; in the first round each is called once, and then as often as
-    the clock needs. One whose rounds have taken ``budget`` seconds in all takes
-    part in no more than FEWEST_ROUNDS: its list is shorter.
+    the clock needs. One that has taken ``budget`` seconds in all takes part in no more than FEWEST_ROUNDS, and one
+    that takes so long for a single call in one: its list is shorter.
     """
     times = {name: [seconds(step, device)] for name, step in steps.items()}
     calls = {name: max(1, round(LONG_ENOUGH / max(once, 1e-6))) for name, (once,) in times.items()}
@@ -43,7 +43,8 @@ def in_turns(
     for turn in range(1, rounds):
         start = turn % len(names)  # who comes first changes: the first finds the caches of the last
         for name in names[start:] + names[:start]:
-            if turn < FEWEST_ROUNDS or sum(times[name]) * calls[name] < budget:
+            taken = sum(times[name]) * calls[name]
+            if taken < budget or (turn < FEWEST_ROUNDS and times[name][0] < budget):
                 times[name].append(seconds(steps[name], device, calls[name]))
     return times
 

@@ -17,7 +17,7 @@ def rows(benchmark):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(benchmark.CASES, "small", case)
         patch.setattr(benchmark, "sparse_attention", without_flex(benchmark.sparse_attention))
-        return benchmark.measure("small", case, CPU, rounds=3, budget=1, memory=1e9)
+        return benchmark.measure("small", case, CPU, rounds=3, budget=1, limit=60, memory=1e9)
 
 
 def without_flex(attend):
@@ -58,15 +58,21 @@ def test_a_method_that_needs_too_much_memory_is_left_out_by_arithmetic(benchmark
     entries = 8 * 256**2 * 128**2
     assert needs["SDPA, padded, mask of 4 axes"] == 5 * entries  # of bool, and as numbers
     assert needs["SDPA, unpadded, mask of 3 axes"] == 13 * entries
-    rows = benchmark.measure("grid-16", benchmark.CASES["grid-16"], CPU, rounds=1, budget=1, memory=0)
+    rows = benchmark.measure("grid-16", benchmark.CASES["grid-16"], CPU, rounds=1, budget=1, limit=60, memory=0)
     assert [row["method"] for row in rows if "both_ms" in row and row["kind"] != OURS] == ["SDPA, padded"] * 2
     assert "would need 0 GB" in benchmark.table(rows)
+
+
+def test_a_method_that_takes_too_long_is_left_out(benchmark):
+    rows = benchmark.measure("small", benchmark.Case(8, 1), CPU, rounds=1, budget=1, limit=0, memory=1e9)
+    assert {row["kind"] for row in rows if "both_ms" in row} == {OURS}
+    assert all(row["left_out"].endswith(" s a call") for row in rows if row["kind"] != OURS)
 
 
 def test_a_wrong_result_stops_the_benchmark(benchmark, monkeypatch):
     monkeypatch.setattr(benchmark, "sdpa", lambda padded, mask=None: lambda q, k, v: 1.01 * v.mean() + 0 * q @ k.mT @ v)
     with pytest.raises(AssertionError, match="SDPA, padded, mask of 4 axes is wrong by"):
-        benchmark.measure("grid-16", benchmark.Case(8, 1), CPU, rounds=1, budget=1, memory=1e9)
+        benchmark.measure("grid-16", benchmark.Case(8, 1), CPU, rounds=1, budget=1, limit=60, memory=1e9)
 
 
 def test_a_neighbourhood_is_the_nearest_square_of_cells(benchmark):
@@ -102,7 +108,7 @@ def test_a_file_that_holds_no_results_is_refused_by_name(benchmark, tmp_path, ca
     [
         (["--redraw", "none.json"], "none.json"),
         (["--cases", "grid-33"], "unknown case 'grid-33'; use some of grid-16, "),
-        (["--rounds", "0"], "--rounds 0 --seconds 30 --memory 6 must be above 0"),
+        (["--rounds", "0"], "--rounds 0 --seconds 10 --limit 75 --memory 6: each must be above 0"),
         (["--rounds", "many"], "argument --rounds: invalid int value"),
     ],
 )

@@ -19,10 +19,12 @@ def test_methods_take_turns_and_another_comes_first_every_round(benchmark, monke
     assert {len(taken) for taken in times.values()} == {4}
 
 
-def test_a_slow_method_stops_after_its_seconds_but_not_before_three_rounds(benchmark, monkeypatch):
+def test_a_method_stops_after_its_seconds_but_not_before_three_rounds_unless_one_takes_so_long(benchmark, monkeypatch):
     monkeypatch.setattr(benchmark, "seconds", lambda step, device, calls=1: step())
     times = benchmark.in_turns({"fast": lambda: 1.0, "slow": lambda: 100.0}, CPU, rounds=20, budget=10)
-    assert len(times["fast"]) == 10 and len(times["slow"]) == 3
+    assert len(times["fast"]) == 10 and len(times["slow"]) == 1
+    times = benchmark.in_turns({"middling": lambda: 6.0}, CPU, rounds=20, budget=10)
+    assert len(times["middling"]) == 3
 
 
 def test_a_short_call_is_repeated_until_the_clock_can_see_it(benchmark, monkeypatch):
