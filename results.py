@@ -22,7 +22,8 @@ from ablations.questions import answers
 from ablations.records import read_records
 from ablations.report import update_readme, write_report
 from ablations.summary import Summary, summarise
-from analysis.inversion.table import read_rows, summaries
+from analysis.inversion.table import read_rows
+from analysis.inversion.table import summaries as inversion_summaries
 from sagan_base.files import write_text
 from sagan_base.models import model_card, model_names
 from sagan_base.tables import cell, markdown, spread
@@ -139,14 +140,12 @@ def attention_of_models() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def inversions() -> list[tuple[str, str, str]]:
-    """Of each stored table of ``analysis/invert.py``: what stands above it, its summary, and the page of its images."""
-    found = []
-    for path in sorted((ROOT / "analysis" / "results").glob("inversion_*.csv")):
-        each = path.with_suffix(".md")
-        heading = "\n".join(each.read_text(encoding="utf-8").split("Mean ±")[0].splitlines()[1:]).strip()
-        found.append((heading, markdown(summaries(read_rows(path))), each.relative_to(ROOT).as_posix()))
-    return found
+def inversions() -> list[tuple[str, pd.DataFrame, str]]:
+    """Of each stored table of ``analysis/invert.py``: its model, its summary, and the page of its images."""
+    paths = sorted((ROOT / "analysis" / "results").glob("inversion_*.csv"))
+    pages = [path.with_suffix(".md").relative_to(ROOT).as_posix() for path in paths]
+    tables = [inversion_summaries(read_rows(path)) for path in paths]
+    return list(zip((path.stem.removeprefix("inversion_") for path in paths), tables, pages, strict=True))
 
 
 @dataclass(frozen=True)

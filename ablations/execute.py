@@ -18,7 +18,6 @@ from sagan_base.data import ImageData
 from sagan_base.distributed import Processes
 from sagan_base.files import write_json
 from sagan_base.generator import Generator
-from sagan_base.metrics.class_accuracy import class_accuracy
 from sagan_base.metrics.evaluate import Evaluation, evaluate
 from sagan_base.network import attention_off
 from sagan_base.provenance import Provenance, provenance
@@ -148,6 +147,8 @@ def _measured(
     if generator.attention_layers():
         with attention_off(generator):
             off = measure(generator, data, num_samples, progress, first_only=True).values
+    from sagan_base.metrics.class_accuracy import class_accuracy  # takes as long to import as torch; --list needs none
+
     judged = 2 <= data.num_classes <= MOST_CLASSES_JUDGED
     logged: dict[str, float] = {}
     for line in read_metrics(folder):
