@@ -144,7 +144,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 def described(device: torch.device) -> str:
     """The machine in words, as tables name it."""
-    kind = machine_kind()
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {kind['threads']} thread{'s' if kind['threads'] > 1 else ''}, {kind['cpu']}"
+    machine = machine_kind()
+    return f"CPU, {machine.threads} thread{'s' if machine.threads > 1 else ''}, {machine.cpu}"

@@ -1,6 +1,7 @@
 """The benchmark of attention: every way to run it gives the right result, and the fastest way of each peer is named."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -80,6 +81,16 @@ def test_a_neighbourhood_is_the_nearest_square_of_cells(benchmark):
     assert (mask.sum((2, 3)) == 49).all()
     assert mask[4, 5, 1:8, 2:9].all() and mask[0, 8, :7, 2:].all()
     assert np.array_equal(mask, mask.transpose(1, 0, 3, 2))
+
+
+def test_the_command_prints_and_stores_what_it_measured(benchmark, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(benchmark.CASES, "small", benchmark.Case(8, 1))
+    options = ["--device", "cpu", "--rounds", "1", "--memory", "0.00001", "--out", str(tmp_path)]
+    assert benchmark.main(["--cases", "small", *options]) == 0
+    record, shown = json.loads((tmp_path / "attention-cpu.json").read_text()), capsys.readouterr().out
+    assert record["device"].startswith("CPU, 1 thread, ") and {"versions", "git", "machine", "command"} <= record.keys()
+    assert [line["what"] for line in record["summary"]] == KINDS
+    assert all(line["fastest way"] in shown for line in record["summary"]) and "ours (tiles), ltr_rtl" in shown
 
 
 def test_a_stored_result_is_drawn_again(benchmark, rows, tmp_path, capsys):
