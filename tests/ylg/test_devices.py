@@ -47,11 +47,11 @@ def masks_of(pattern):
     return masks
 
 
-def inputs_of(masks, dims, device, dtype=torch.float32, batch=2, layout="dims last", size=1.0):
+def inputs_of(masks, dims, device, dtype=torch.float32, batch=2, layout="dims last"):
     """Queries, keys, values with gradients; "cells last" are views of NCHW maps, "channels last" of NHWC maps."""
     heads, num_queries, num_keys = masks.shape
     shapes = [(num_queries, dims[0]), (num_keys, dims[0]), (num_keys, dims[1])]
-    made = [size * torch.randn(batch, heads, *shape, device=device, dtype=dtype) for shape in shapes]
+    made = [torch.randn(batch, heads, *shape, device=device, dtype=dtype) for shape in shapes]
     if layout == "cells last":
         made = [x.mT.contiguous().mT for x in made]
     elif layout == "channels last":  # [B, cells, D * H], as the heads of a layer are merged
@@ -103,6 +103,30 @@ def test_every_pattern_matches_dense_attention(place, pattern):
     device, backend = place
     masks = masks_of(pattern)
     assert_matches_dense(inputs_of(masks, (4, 16), device, batch=1), masks, backend)
+
+
+@pytest.mark.parametrize("largest", [3_200, 28_800])
+def test_large_scores_are_as_exact_as_in_dense_attention_in_float32(place, largest):
+    device, backend = place
+    masks = masks_of("ltr_rtl")
+    queries, keys, values = inputs_of(masks, (4, 16), device, layout="channels last")
+    size = (largest / (SCALE * queries @ keys.mT).abs().max()).sqrt()
+    tensors = [x.detach() for x in (queries * size, keys * size, values)]
+    plan, weight = ylg.attention_plan(masks), torch.randn_like(values[:, :, :1]).expand(-1, -1, masks.shape[1], -1)
+
+    def found(attend, dtype):
+        leaves = [x.to(dtype).requires_grad_() for x in tensors]
+        out = attend(*leaves)
+        return [out.detach(), *torch.autograd.grad(out, leaves, weight.to(dtype))]
+
+    def by_definition(q, k, v):
+        scores = SCALE * q @ k.mT
+        return scores.masked_fill(~masks.to(device), float("-inf")).softmax(-1) @ v
+
+    ours = found(lambda *x: ylg.sparse_attention(*x, plan, SCALE, backend), torch.float32)
+    exact = found(by_definition, torch.float64)
+    for x, dense, right in zip(ours, found(by_definition, torch.float32), exact, strict=True):
+        assert (x - right).abs().max() <= 3 * (dense - right).abs().max()
 
 
 def test_an_empty_batch_matches_dense_attention(place):
