@@ -327,30 +327,20 @@ def _heading(model: Model, config: InversionConfig, distance: Distance) -> list[
     ]
 
 
-class _Progress:
-    """A bar for each stage, with its rate, time left and the lowest loss."""
+class _Progress(tqdm):
+    """One bar for the stages of an inversion in turn, with its rate, time left and the lowest loss."""
 
     def __init__(self) -> None:
-        self.bar: tqdm | None = None
+        super().__init__(leave=False)
         self.stage = ""
 
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
     def __call__(self, stage: str, done: int, total: int, loss: float) -> None:
-        if stage != self.stage or self.bar is None:
-            self._close()
+        if stage != self.stage:
             self.stage = stage
-            self.bar = tqdm(total=total, desc=f"  {stage}", leave=False)
-        self.bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
-        self.bar.update(done - self.bar.n)
+            self.set_description(f"  {stage}", refresh=False)
+            self.reset(total)
+        self.set_postfix(loss=f"{loss:.4g}", refresh=False)
+        self.update(done - self.n)
 
 
 if __name__ == "__main__":
