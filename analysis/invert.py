@@ -24,9 +24,16 @@ from analysis.inversion.photograph import CROPS, Crop
 from analysis.inversion.report import TUNED, shorten, summary, write_inversion
 from analysis.inversion.search import PRESETS, InversionConfig, invert
 from analysis.inversion.table import beside_held_out, rows_of, write_tables
-from analysis.inversion.targets import Target, brightness_warning, from_file, from_folder, generated, held_out
+from analysis.inversion.targets import (
+    Target,
+    brightness_warning,
+    files_in,
+    from_file,
+    from_folder,
+    generated,
+    held_out,
+)
 from analysis.loading import Model, add_model_arguments
-from analysis.pictures import files_in
 from sagan_base.checkpoint import model_file
 from sagan_base.cli import INTERRUPTED, usage_errors, writable_folder
 from sagan_base.options import Parser

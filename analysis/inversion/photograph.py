@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw
 
-from analysis.pictures import Picture
+from sagan_base.data_sources.pictures import Picture
 
 CROPS = ("centre", "fit")
 SHOWN = 512  # pixels of the longer side of what is shown

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from analysis.inversion.photograph import Crop, Photograph, cropped
 from analysis.loading import Model
-from analysis.pictures import files_in, fit_picture, read_picture
+from sagan_base.data_sources.pictures import fit_picture, read_picture, read_square
 from sagan_base.sampling import draw_any, generate
 
 
@@ -50,15 +50,25 @@ def from_file(
         ValueError: as ``read_picture`` and ``cropped``.
     """
     config = model.generator.config
-    square, photograph = cropped(read_picture(path), crop or Crop())
-    image, fitted = fit_picture(square, config.resolution, config.image_channels)
-    notes = list(fitted.notes)
+    crop = crop or Crop()
+    square, photograph = cropped(read_picture(path), crop)
+    pixels, notes = fit_picture(square, config.resolution, config.image_channels)
+    if crop == Crop():  # exactly as training would have read the file
+        pixels = read_square(path, config.resolution, config.image_channels)
+    image, notes = torch.tensor(pixels) / 127.5 - 1, list(notes)
     if negative:
         image = -image
         notes.append("light and dark were exchanged (--negative)")
     folder = path.resolve().parent.name
     label = model.class_names.index(folder) if folder in model.class_names else None
     return Target(name or path.stem, "file", image, tuple(notes), label, photograph=photograph)
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """Every file below a folder that is not hidden, sorted, so that results do not depend on the file system."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
 
 
 def from_folder(

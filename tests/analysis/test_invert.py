@@ -23,8 +23,9 @@ from analysis.inversion.photograph import Crop
 from analysis.inversion.report import comparison, inversion_page, similarity, summary
 from analysis.inversion.search import PRESETS, InversionConfig
 from analysis.inversion.table import beside_held_out, summaries
-from analysis.inversion.targets import from_file, from_folder, generated
+from analysis.inversion.targets import files_in, from_file, from_folder, generated
 from analysis.loading import load_model
+from sagan_base.data_sources.pictures import read_square
 from sagan_base.sampling import to_image
 
 QUICK = ["--steps", "3", "--restarts", "2", "--draws", "12"]
@@ -432,3 +433,19 @@ def test_the_script_runs_as_documented_and_ctrl_c_keeps_the_best_so_far(checkpoi
     numbers = json.loads((out / "metrics.json").read_text())
     assert numbers["stopped"] == "interrupted"
     assert 0 < numbers["steps_done"] < 1000000
+
+
+def test_a_picture_file_is_read_to_the_pixels_of_training(checkpoint, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((800, 600)).save(tmp_path / "photo.jpg")
+    target = from_file(tmp_path / "photo.jpg", load_model(checkpoint=checkpoint))
+    assert "the central 600x600 of its 800x600 pixels were taken" in target.notes
+    levels = ((target.image + 1) * 127.5).round().numpy()
+    assert np.array_equal(levels, read_square(tmp_path / "photo.jpg", 16, 1))
+
+
+def test_the_files_of_a_folder_are_listed_in_order_without_hidden_ones(tmp_path):
+    (tmp_path / "b").mkdir()
+    for name in ("z.png", "b/a.png", ".hidden.png", "a.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [str(path.relative_to(tmp_path)) for path in files_in(tmp_path)] == ["a.txt", "b/a.png", "z.png"]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from analysis.inversion.photograph import Crop, cropped
-from analysis.pictures import Picture
+from sagan_base.data_sources.pictures import Picture
 
 
 def picture(width, height, mode="RGB"):
