@@ -1,0 +1,191 @@
+"""What sparse patterns carry: predictions from masks alone beside what a layer trained on small tasks can do.
+
+A layer of ylg stands alone in a tiny network. *find*: every cell names the colour of one marked cell, so a path must
+lead there. *swap*: every cell names the colour of another, so much must get through at once. *near*: every cell tells
+the colours in the 5x5 cells round it. Part a: 8x8 cells, 15 patterns by name and 20 random ones. Part b: 16x16 cells,
+the patterns by name. Predictions are written before the first run and never change afterwards. A run that is finished
+is never repeated; the same command goes on where it was stopped.
+
+    python ablations/probes.py --predict          # write predictions.csv and stop
+    python ablations/probes.py --part a           # the runs of part a that are missing, then the table and the picture
+    python ablations/probes.py --table            # the table and the picture from the raw results
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # pictures go to files; no display is needed
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+from tqdm import tqdm
+
+from ablations.probe_rows import NAMED, RANDOM, ProbeRow, predictions
+from ablations.probe_run import run
+from ablations.probe_tasks import TASKS
+from sagan_base import tables
+from sagan_base.cli import usage_errors
+from sagan_base.files import atomic_write, write_text
+from ylg.orders import Grid
+
+RESULTS = Path(__file__).parent / "results" / "probes"
+PARTS: dict[str, tuple[Grid, tuple[ProbeRow, ...]]] = {"a": ((8, 8), NAMED + RANDOM), "b": ((16, 16), NAMED)}
+SEEDS = 3
+KEY = ["part", "row", "task", "seed"]
+
+
+def expected() -> pd.DataFrame:
+    """Every prediction, of both parts."""
+    return pd.concat(
+        [predictions(rows, grid).assign(part=part) for part, (grid, rows) in PARTS.items()], ignore_index=True
+    )[["part", "grid", "row", "task", "predicted"]]
+
+
+def predicted(out: Path) -> pd.DataFrame:
+    """The predictions of a folder, written there if it has none.
+
+    Raises:
+        ValueError: those in the folder are not what the masks give now, so results could not be compared.
+    """
+    path, now = out / "predictions.csv", expected()
+    if not path.exists():
+        write_text(path, tables.csv(now))
+    before = pd.read_csv(path)
+    if not (before[KEY[:3]].equals(now[KEY[:3]]) and np.allclose(before["predicted"], now["predicted"], atol=2e-4)):
+        raise ValueError(f"{path} holds other predictions than the masks give now; give another --out for new ones")
+    return before
+
+
+def runs(out: Path) -> pd.DataFrame:
+    """The finished runs of a folder."""
+    path = out / "runs.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*KEY, "score", "seconds"])
+
+
+def missing(parts: Sequence[str], tasks: Sequence[str], seeds: int, finished: pd.DataFrame) -> list[tuple]:
+    """(part, row, task, seed) of what is still to run, dense attention first: it shows whether a task can be solved."""
+    done = set(finished[KEY].itertuples(index=False, name=None))
+    asked = [(p, row, task, seed) for p in parts for row in PARTS[p][1] for task in tasks for seed in range(seeds)]
+    return [key for key in asked if (key[0], key[1].name, *key[2:]) not in done]
+
+
+def train(todo: list[tuple], out: Path, steps: int | None) -> None:
+    """One run after the other, each kept as soon as it is finished."""
+    for part, row, task, seed in (progress := tqdm(todo, unit="run")):
+        progress.set_description(f"{part}: {row.name}, {task}")
+        line = dict(zip(KEY, (part, row.name, task, seed), strict=True)) | run(row, task, PARTS[part][0], seed, steps)
+        frame = pd.DataFrame([line])
+        write_text(out / "runs.csv", pd.concat([runs(out), frame] if len(runs(out)) else [frame]).to_csv(index=False))
+
+
+def comparison(forecast: pd.DataFrame, finished: pd.DataFrame) -> pd.DataFrame:
+    """One line for each part, row and task that was run: predicted, and the scores of the seeds."""
+    scores = finished.groupby(KEY[:3], sort=False)["score"].agg(["mean", "min", "max", "count"]).reset_index()
+    return forecast.merge(scores, on=KEY[:3])
+
+
+def correlations(compared: pd.DataFrame, draws: int = 2000) -> pd.DataFrame:
+    """Spearman's rank correlation of prediction and mean score over the rows, with a bootstrap interval over rows."""
+    lines = []
+    for (part, task), rows in compared.groupby(["part", "task"], sort=False):
+        pair = rows[["predicted", "mean"]].to_numpy()
+        random = np.random.default_rng(0)
+        drawn = [rank_correlation(pair[random.integers(len(pair), size=len(pair))]) for _ in range(draws)]
+        known = [value for value in drawn if not np.isnan(value)]
+        low, high = np.quantile(known, [0.025, 0.975]) if known else (np.nan, np.nan)
+        rank = rank_correlation(pair)
+        gap = float(np.abs(pair[:, 0] - pair[:, 1]).mean())
+        lines.append(
+            {"part": part, "task": task, "rows": len(rows), "rank correlation": rank, "95% from": low, "to": high,
+             "mean gap": gap, "dense, worst seed": rows.loc[rows["row"] == "dense", "min"].min()}
+        )  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def rank_correlation(pair: np.ndarray) -> float:
+    """Spearman's, of the two columns; NaN where one of them does not vary."""
+    ranks = rankdata(pair, axis=0)
+    return float(np.corrcoef(ranks.T)[0, 1]) if (np.ptp(ranks, axis=0) > 0).all() else float("nan")
+
+
+def picture(compared: pd.DataFrame) -> Figure:
+    """Predicted against measured: a panel for each task, whiskers over the seeds."""
+    figure = Figure(figsize=(3.2 * len(TASKS), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(TASKS), sharey=True)
+    for axes, task in zip(panels, TASKS, strict=True):
+        of_task = compared[compared["task"] == task]
+        axes.plot([0, 1], [0, 1], color="#dddad3", zorder=0)
+        for part, colour in (("a", "#0072b2"), ("b", "#e69f00")):
+            for named, marker in ((True, "o"), (False, "x")):
+                rows = of_task[(of_task["part"] == part) & (of_task["row"].str.startswith("random") != named)]
+                if not len(rows):
+                    continue
+                whiskers = [rows["mean"] - rows["min"], rows["max"] - rows["mean"]]
+                label = f"{part}, {'named' if named else 'random'}"
+                axes.errorbar(
+                    rows["predicted"], rows["mean"], whiskers, fmt=marker, color=colour, markersize=4, label=label
+                )
+        axes.set(title=task, xlabel="predicted", xlim=(-0.03, 1.03), ylim=(-0.1, 1.05))
+    panels[0].set_ylabel("measured")
+    if panels[0].get_legend_handles_labels()[0]:
+        panels[0].legend(fontsize=8)
+    return figure
+
+
+def report(out: Path) -> str:
+    """Write table.md and probes.png from the raw results; what the terminal is told."""
+    compared = comparison(predicted(out), runs(out))
+    if not len(compared):
+        raise ValueError(f"{out} holds no finished run; leave --table out to run some")
+    ranks = correlations(compared)
+    write_text(out / "table.md", f"{tables.markdown(ranks)}\n\n{tables.markdown(compared)}\n")
+    with atomic_write(out / "probes.png") as path:
+        picture(compared).savefig(path, dpi=140, format="png")
+    return tables.text(ranks)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python ablations/probes.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("--part", choices=list(PARTS), nargs="+", default=list(PARTS), help="default: both")
+    add("--task", choices=list(TASKS), nargs="+", default=list(TASKS), help="default: all")
+    add("--seeds", type=int, default=SEEDS, metavar="N", help=f"seeds 0 ... N-1 (default: {SEEDS})")
+    add("--steps", type=int, metavar="N", help="of every run (default: the task's own)")
+    add("--predict", action="store_true", help="only write the predictions")
+    add("--table", action="store_true", help="run nothing; table and picture from the raw results")
+    add("--out", type=Path, default=RESULTS, metavar="FOLDER", help="default: ablations/results/probes")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(argv)
+    with usage_errors():
+        for name in ("seeds", "steps"):
+            if getattr(options, name) is not None and getattr(options, name) < 1:
+                raise ValueError(f"--{name} {getattr(options, name)} is too small; give 1 or more")
+        if options.steps and options.out == RESULTS:
+            raise ValueError("--steps makes other runs than those of the results; give an --out of their own")
+        predicted(options.out)
+        if options.table:
+            print(report(options.out))
+            return
+    if options.predict:
+        print(f"{options.out / 'predictions.csv'} is written")
+        return
+    try:
+        train(missing(options.part, options.task, options.seeds, runs(options.out)), options.out, options.steps)
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on with the run that was cut off")
+    print(report(options.out))
+
+
+if __name__ == "__main__":
+    main()
