@@ -119,7 +119,7 @@ def test_a_file_that_holds_no_results_is_refused_by_name(benchmark, tmp_path, ca
     [
         (["--redraw", "none.json"], "none.json"),
         (["--cases", "grid-33"], "unknown case 'grid-33'; use some of grid-16, "),
-        (["--rounds", "0"], "--rounds 0 --seconds 10 --limit 75 --memory 6: each must be above 0"),
+        (["--rounds", "0"], "--rounds 0 --seconds 6 --limit 75 --memory 6: each must be above 0"),
         (["--rounds", "many"], "argument --rounds: invalid int value"),
     ],
 )
