@@ -1,8 +1,8 @@
 """Sparse 2-D attention: orders, patterns, information flow, and an engine that runs the masks fast.
 
 From Daras, Odena, Zhang and Dimakis, "Your Local GAN", CVPR 2020 (arXiv:1911.12287).
-Read next: orders.py, patterns.py, heads.py, flow.py, plan.py, attention.py, layer.py; the paper's ESA is the order
-"manhattan", the CPU kernel is backends/tiles, the GPU kernels are backends/triton.
+Read next: orders.py, patterns.py, heads.py, flow.py, plan.py, attention.py, layer.py, tokens.py; the paper's ESA is
+the order "manhattan", the CPU kernel is backends/tiles, the GPU kernels are backends/triton.
 """
 
 from ylg.attention import sparse_attention
@@ -20,6 +20,7 @@ from ylg.patterns import (
     step_masks,
 )
 from ylg.plan import AttentionPlan, attention_plan
+from ylg.tokens import SparseAttention
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "ORDERS",
     "AttentionPlan",
     "Pattern",
+    "SparseAttention",
     "SparseAttention2d",
     "attention_plan",
     "flow_report",

@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable
 from numbers import Real
 
+import torch
 from torch import Tensor
 
-from ylg.devices import DTYPES, automatic_backend
+from ylg.devices import DTYPES, autocasted, automatic_backend, wide
 from ylg.plan import AttentionPlan
 
 
@@ -23,6 +24,9 @@ def sparse_attention(
     scale: float | None = None,
     backend: str = "auto",
     return_attention: bool = False,
+    *,
+    key_mask: Tensor | None = None,
+    score_bias: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """softmax(scale * queries keys^T) values over the keys of each head's mask, exactly.
 
@@ -35,6 +39,11 @@ def sparse_attention(
         backend: "auto" (triton on CUDA where it is installed and head dims are at most 128, else tiles;
             ``plan.explain()`` says which), "tiles", "triton", "flex" or "reference".
         return_attention: also return the probabilities, for which memory is taken only then.
+        key_mask: bool ``[batch, num_keys]``, False where no query of that sample may attend (padding, say), whatever
+            the plan allows; a query left without any key gives zeros.
+        score_bias: ``score_bias(head, query, key)`` of int64 ``[edges]`` each gives what is added to the scaled scores
+            of those edges, ``[edges]``, the same in every sample; differentiable. With a bias or a key mask attention
+            is computed in plain operators on any device ("auto" and "tiles"), and keeps its scores for the backward.
     Returns:
         ``[batch, num_heads, num_queries, head_dim_v]``; with ``return_attention`` also the probabilities
         ``[batch, num_heads, num_queries, num_keys]``, exactly zero outside the mask, differentiable.
@@ -52,9 +61,12 @@ def sparse_attention(
     check_backend(backend)
     if scale is None:
         scale = 1 / math.sqrt(queries.shape[-1])
-    if backend == "auto":
+    if backend == "auto" and key_mask is None and score_bias is None:
         backend = automatic_backend(queries.device.type, max(queries.shape[-1], values.shape[-1]))
     plan = plan if plan.device == queries.device else plan.to(queries.device)
+    if key_mask is not None or score_bias is not None:
+        _check_key_mask(key_mask, queries, plan, backend)
+        return _plain(queries, keys, values, plan, float(scale), return_attention, key_mask, score_bias)
     return BACKENDS[backend](queries, keys, values, plan, float(scale), return_attention)
 
 
@@ -82,6 +94,17 @@ def _reference(*arguments):
     return reference_attention(*arguments)
 
 
+def _plain(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, *arguments):
+    """Plain operators, in the dtype that autocast asks for, float16 and bfloat16 computed in float32."""
+    from ylg.backends.tiles.plain import plain_attention
+
+    queries, keys, values = autocasted(queries, keys, values)
+    with torch.autocast(queries.device.type, enabled=False):
+        found = plain_attention(*map(wide, (queries, keys, values)), plan, *arguments)
+    found = tuple(x.to(queries.dtype) for x in found)
+    return found if len(found) > 1 else found[0]
+
+
 BACKENDS: dict[str, Callable] = {"tiles": _tiles, "triton": _triton, "flex": _flex, "reference": _reference}
 
 
@@ -99,6 +122,17 @@ def check_scale(scale: object) -> None:
             f"scale must be a number or None, got {type(scale).__name__}; for a learnable temperature multiply the "
             f"queries by it"
         )
+
+
+def _check_key_mask(key_mask: Tensor | None, queries: Tensor, plan: AttentionPlan, backend: str) -> None:
+    if backend not in ("auto", "tiles"):
+        raise ValueError(f"backend={backend!r} takes neither key_mask nor score_bias; use backend='tiles' or 'auto'")
+    shape = (queries.shape[0], plan.num_keys)
+    if key_mask is not None and (
+        not isinstance(key_mask, Tensor) or key_mask.dtype != torch.bool or key_mask.shape != shape
+    ):
+        got = f"{key_mask.dtype} {list(key_mask.shape)}" if isinstance(key_mask, Tensor) else type(key_mask).__name__
+        raise ValueError(f"key_mask must be bool [batch, num_keys] = {list(shape)}, True = may be attended, got {got}")
 
 
 def _check(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan) -> None:

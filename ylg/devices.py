@@ -38,6 +38,14 @@ def automatic_backend(device_type: str, head_dim: int = 1) -> str:
     return backend
 
 
+def autocasted(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """As they enter attention under autocast: in its dtype, as for scaled_dot_product_attention; float64 stays."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device) or tensors[0].dtype == torch.float64:
+        return tensors
+    return tuple(x.to(torch.get_autocast_dtype(device)) for x in tensors)
+
+
 def wide(x: Tensor) -> Tensor:
     """float16 and bfloat16 as float32, which they are computed in; others as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

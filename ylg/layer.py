@@ -5,11 +5,8 @@ The block is that of Zhang et al., arXiv:1805.08318, section 3; the masks those 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 
-import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
@@ -17,14 +14,15 @@ from torch.nn import functional as F
 
 from ylg.attention import check_backend, check_scale, sparse_attention
 from ylg.heads import HeadPattern, head_steps, sparse_head_masks
-from ylg.orders import Order, check_grid, grid_order, is_whole
+from ylg.named_state import NamedState, masks_of_heads, shown_order
+from ylg.orders import Order, check_grid, is_whole
 from ylg.patterns import Pattern
 from ylg.plan import AttentionPlan, attention_plan
 
 MODES = ("parallel", "sequential")
 
 
-class SparseAttention2d(nn.Module):
+class SparseAttention2d(NamedState):
     """Self-attention over a feature map, in which each head sees only the keys its mask allows.
 
     Args:
@@ -149,47 +147,13 @@ class SparseAttention2d(nn.Module):
         self.plans = [plan.to(self.gain.device) for plan in self._first_plans]
         return self
 
-    def get_extra_state(self) -> Tensor:
-        """What the weights are trained with, as the bytes of JSON: files take tensors only."""
-        return torch.from_numpy(np.frombuffer(json.dumps(self._identity()).encode(), dtype=np.uint8).copy())
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Raises ValueError where the state is that of a layer with other masks; the grid may be another."""
-        try:
-            theirs, ours = json.loads(bytes(state.cpu().tolist())), self._identity()
-            differing = [name for name in ours if theirs[name] != ours[name] and name not in ("pattern", "grid")]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"this is not the state of an attention layer ({type(error).__name__}: {error})") from None
-        if differing:
-            said = [", ".join(f"{name} {x[name]!r}" for name in x) for x in (theirs, ours)]
-            raise ValueError(
-                f"this state belongs to an attention layer of {said[0]}; here is one of {said[1]}: build it with the "
-                f"same {' and '.join(differing)}"
-            )
-
-    def _identity(self) -> dict[str, object]:
-        order = self.order
-        if not isinstance(order, str):
-            cells = grid_order(*self.key_grid, order).numpy()
-            order = f"a permutation of the caller's own, {hashlib.sha256(cells.tobytes()).hexdigest()[:12]}"
-        heads = " ".join(f"{chosen.name}{step + 1}" for chosen, step in head_steps(self.pattern, self.num_heads))
-        return {
-            "pattern": self.pattern if isinstance(self.pattern, str) else str(self.pattern),
-            "heads": heads,
-            "order": order,
+    def identity(self) -> dict[str, str | None]:
+        order = shown_order(self.order, self.key_grid)
+        return masks_of_heads(self.pattern, self.num_heads, order, self.stride) | {
             "alignment": self.alignment,
-            "stride": None if self.stride is None else str(self.stride),
             "mode": self.mode,
             "grid": f"{self.grid[0]}x{self.grid[1]}",
         }
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, *others):
-        name = f"{prefix}_extra_state"
-        if name in state_dict:
-            self.set_extra_state(state_dict[name])  # before anything is copied
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *others)
-        if name in missing_keys:  # older files and published weights do not name their masks
-            missing_keys.remove(name)
 
     def forward(self, x: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         if x.ndim != 4 or x.shape[1:] != (self.channels, *self.grid):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ylg import SparseAttention2d, attention_plan, devices, head_masks, sparse_attention, sparse_head_masks
-from ylg.backends.tiles import layout, second_order
+from ylg.backends.tiles import layout, plain
 from ylg.plan import plan_of_arguments
 
 
@@ -144,13 +144,13 @@ def test_derivatives_of_any_order_agree_with_the_reference():
 def test_a_gradient_penalty_makes_no_dense_map_unless_one_was_asked_for(monkeypatch):
     """And costs what the first gradient costs until it is itself differentiated."""
     made, plan = [], small_plan()
-    plain = second_order.plain_attention
+    attend = plain.plain_attention
 
     def recorded(*arguments):
-        made.append([x.shape for x in plain(*arguments)])
-        return plain(*arguments)
+        made.append([x.shape for x in attend(*arguments)])
+        return attend(*arguments)
 
-    monkeypatch.setattr(second_order, "plain_attention", recorded)
+    monkeypatch.setattr(plain, "plain_attention", recorded)
     tensors = inputs(plan, 1, 4, 16)
     (slope,) = torch.autograd.grad(sparse_attention(*tensors, plan).square().sum(), tensors[0], create_graph=True)
     assert not made

@@ -13,7 +13,7 @@ several arrays of scores. What makes it fast on a CPU, each measured:
 - gradients of keys are summed by ``embedding_bag`` over the tiles that hold a key: no atomics, always one order.
 
 float16 and bfloat16 are computed in float32. Read next: layout.py, which turns a plan into the indices used
-here, and second_order.py, for derivatives beyond the first.
+here, and plain.py, for derivatives beyond the first.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from torch import Tensor
 
 from ylg.backends.finite import all_finite, guarded_product
 from ylg.backends.tiles.layout import TileLayout, tile_layout
-from ylg.backends.tiles.second_order import second_gradients, vmap_over_batch
-from ylg.devices import wide
+from ylg.backends.tiles.plain import second_gradients, vmap_over_batch
+from ylg.devices import autocasted, wide
 from ylg.plan import AttentionPlan, groups_of_arguments, plan_of_arguments
 
 LOG2_E = math.log2(math.e)
@@ -38,14 +38,11 @@ def tiles_attention(
     queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, scale: float, return_attention: bool
 ) -> Tensor | tuple[Tensor, Tensor]:
     """See :func:`ylg.sparse_attention`. Under autocast, inputs are cast first, as scaled_dot_product_attention does."""
-    device = queries.device.type
-    if torch.is_autocast_enabled(device) and queries.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
-        queries, keys, values = queries.to(dtype), keys.to(dtype), values.to(dtype)
+    queries, keys, values = autocasted(queries, keys, values)
     given = queries.dtype
     queries, keys, values = map(wide, (queries, keys, values))
     attend = _tiles_operator if torch.compiler.is_compiling() else _TilesAttention.apply
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(queries.device.type, enabled=False):
         out, _, attention = attend(queries, keys, values, plan, scale, return_attention)
     return (out.to(given), attention.to(given)) if return_attention else out.to(given)
 
@@ -80,7 +77,7 @@ class _TilesAttention(torch.autograd.Function):
 
 
 class _TilesGradient(torch.autograd.Function):
-    """The gradients that are wanted, themselves differentiable: see second_order.py."""
+    """The gradients that are wanted, themselves differentiable: see plain.py."""
 
     @staticmethod
     def forward(d_out, d_attention, queries, keys, values, softmax, plan, scale, wanted):

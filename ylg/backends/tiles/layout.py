@@ -103,6 +103,11 @@ class Piece:
         """Of every edge, its place in ``[heads, queries, keys]``, flattened."""
         return self._edges[1]
 
+    def edge_places(self, plan: AttentionPlan) -> tuple[Tensor, Tensor, Tensor]:
+        """Of every edge, its head, query and key."""
+        row = self.edge_cell // plan.num_keys
+        return row // plan.num_queries, row % plan.num_queries, self.edge_cell % plan.num_keys
+
 
 class TileLayout:
     """A plan as flat indices, and the way back from tiles to cells."""

@@ -8,7 +8,7 @@ Registered by torch.library.Library and not by its custom_op wrapper, which does
 at 32x32 the kernels take tens of microseconds, and so would the wrapper, every call.
 
 Deterministic: nothing is added atomically. Gradients of gradients are plain torch and take its memory; see
-tiles/second_order.py.
+tiles/plain.py.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import torch
 import triton
 from torch import Tensor
 
-from ylg.backends.tiles.second_order import second_gradients
+from ylg.backends.tiles.plain import second_gradients
 from ylg.backends.triton import kernels
 from ylg.backends.triton.table import TileTable, tile_table
-from ylg.devices import DTYPES, TRITON_HEAD_DIM
+from ylg.devices import DTYPES, TRITON_HEAD_DIM, autocasted
 from ylg.plan import AttentionPlan, plan_of_arguments
 
 LOG2_E = log2(e)  # the kernels' softmax runs in base 2
@@ -51,9 +51,7 @@ def triton_attention(
     device = queries.device.type
     if device != "cuda" and not kernels.INTERPRETED.value:
         raise ValueError(f"backend='triton' needs CUDA tensors, got {device}; use backend='tiles' there")
-    if torch.is_autocast_enabled(device) and queries.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
-        queries, keys, values = queries.to(dtype), keys.to(dtype), values.to(dtype)
+    queries, keys, values = autocasted(queries, keys, values)
     if not (queries.dtype == keys.dtype == values.dtype) or queries.dtype not in DTYPES:
         raise ValueError(
             f"queries, keys and values must share one of the dtypes float16, bfloat16, float32, float64, "

@@ -1,13 +1,15 @@
-"""Derivatives beyond the first, for gradient penalties and the like, and torch.func's batching.
+"""The same attention in plain, differentiable operators, tile by tile: for what the hand-written passes cannot do.
 
-The backends' gradients are computed by hand, and so are not differentiable by themselves. Where one is
-differentiated again, it is computed once more in plain operators, which autograd can differentiate as often as asked.
-That keeps an array of scores per tile, and costs nothing until it is needed.
+- derivatives beyond the first (gradient penalties and the like), and torch.func's batching;
+- biases of scores and key masks of single samples;
+- exporting and tracing, which want operators that everybody knows.
+
+It keeps an array of scores per tile, and costs nothing until it is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import compress
 from typing import Any
 
@@ -18,18 +20,38 @@ from ylg.backends.tiles.layout import tile_layout
 from ylg.devices import wide
 from ylg.plan import AttentionPlan
 
+ScoreBias = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 
 def plain_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, scale: float, return_attention: bool
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    plan: AttentionPlan,
+    scale: float,
+    return_attention: bool,
+    key_mask: Tensor | None = None,
+    score_bias: ScoreBias | None = None,
 ) -> tuple[Tensor, ...]:
-    """(out,) or (out, probabilities ``[B, H, Nq, Nk]``), by the plan's tiles, in differentiable operators."""
+    """(out,) or (out, probabilities ``[B, H, Nq, Nk]``); arguments as in :func:`ylg.sparse_attention`."""
     layout = tile_layout(plan)
     batch, num_heads, num_queries, _ = queries.shape
     q_rows, k_rows, v_rows = (x.flatten(1, 2) for x in (queries, keys, values))
     outs, edges = [], []
     for piece in layout.pieces:
         q, k, v = piece.queries(q_rows), piece.keys(k_rows), piece.keys(v_rows)
-        probabilities = piece.mask_(scale * torch.bmm(k, q.mT)).softmax(1)
+        scores = piece.mask_(scale * torch.bmm(k, q.mT))  # [n, L, T]
+        if score_bias is not None:
+            added = scores.new_zeros(piece.num_scores)
+            added = added.index_copy(0, piece.edge_slot, score_bias(*piece.edge_places(plan)).to(scores.dtype))
+            scores = (scores.view(batch, piece.num_scores) + added).view_as(scores)
+        if key_mask is None:
+            probabilities = scores.softmax(1)
+        else:
+            hidden = ~key_mask.index_select(1, piece.key_row % plan.num_keys).view(-1, piece.L, 1)
+            scores = scores.masked_fill(hidden, -torch.inf)
+            nothing = (scores == -torch.inf).all(1, keepdim=True)  # no key is left to the query
+            probabilities = scores.masked_fill(nothing, 0).softmax(1).masked_fill(nothing, 0)
         outs.append(torch.bmm(probabilities.mT, v).reshape(batch, piece.num_query_slots, v.shape[-1]))
         if return_attention:
             edges.append(probabilities.reshape(batch, piece.num_scores).index_select(1, piece.edge_slot))
