@@ -170,3 +170,30 @@ def test_impossible_values_are_refused_by_name(part, field, value):
 def test_configurations_are_frozen():
     with pytest.raises(FrozenInstanceError):
         RunConfig().data = "other"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model": {"resolution": 32.0}}, "ModelConfig.resolution=32.0 is no int"),
+        ({"model": {"residual": 1}}, "ModelConfig.residual=1 is no bool"),
+        ({"training": {"steps": "5"}}, "TrainConfig.steps='5' is no int"),
+        ({"training": {"steps": True}}, "TrainConfig.steps=True is no int"),
+        ({"recipe": None}, "Recipe cannot be read from None"),
+        ({"recipe": {"betas": [0.0]}}, r"Recipe.betas=\[0.0\] does not have 2 parts"),
+        ({"recipe": {"betas": 0.5}}, "Recipe.betas=0.5 is no tuple"),
+        ({"model": {"attention": [1]}}, "AttentionConfig cannot be read from"),
+        ({"data": ["digits"]}, r"RunConfig.data=\['digits'\] is no str"),
+    ],
+)
+def test_a_value_of_another_type_than_its_field_declares_is_refused_by_name(values, words):
+    with pytest.raises(ValueError, match=words):
+        RunConfig.from_dict(values)
+
+
+def test_whole_numbers_stand_for_numbers_and_absent_parts_for_none():
+    config = RunConfig.from_dict(
+        {"recipe": {"generator_lr": 1}, "model": {"attention": None, "generator_attention": [8]}}
+    )
+    assert config.recipe.generator_lr == 1 and config.model.attention is None
+    assert config.model.generator_attention == (8,)
