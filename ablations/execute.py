@@ -12,13 +12,15 @@ from ablations.bootstrap import write_features
 from ablations.experiment import Experiment
 from ablations.records import Record, read_record, write_record
 from ablations.sizes import parameter_counts
-from sagan_base.checkpoint import build_networks
+from sagan_base.attention_health import attention_health
+from sagan_base.checkpoint import build_networks, load_checkpoint
 from sagan_base.config import RunConfig, from_dict
 from sagan_base.data import ImageData
 from sagan_base.distributed import Processes
 from sagan_base.files import write_json
 from sagan_base.generator import Generator
 from sagan_base.metrics.evaluate import Evaluation, evaluate
+from sagan_base.metrics.names import leading
 from sagan_base.network import attention_off
 from sagan_base.provenance import Provenance, provenance
 from sagan_base.run_log import read_metrics
@@ -143,10 +145,23 @@ def _measured(
         evaluation.real.mean.numpy(),
         evaluation.real.covariance.numpy(),
     )
+
+    def again() -> dict[str, float]:
+        """The leading figures of the same samples, as what surrounds the call makes the generator draw them."""
+        return measure(generator, data, num_samples, progress, first_only=True).values
+
     off: dict[str, float] = {}
     if generator.attention_layers():
         with attention_off(generator):
-            off = measure(generator, data, num_samples, progress, first_only=True).values
+            off = again()
+    _, discriminator, _ = load_checkpoint(result.model)
+    health = attention_health(
+        generator,
+        discriminator.to(next(generator.parameters()).device),
+        build_networks(config),
+        data,
+        lambda: (values := again())[leading(values, "FD")],
+    )
     from sagan_base.metrics.class_accuracy import class_accuracy  # takes as long to import as torch; --list needs none
 
     judged = 2 <= data.num_classes <= MOST_CLASSES_JUDGED
@@ -168,6 +183,7 @@ def _measured(
         images_per_second=result.images_per_second,
         gains={key: value for key, value in logged.items() if key.startswith("gain/")},
         attention_off=off,
+        attention_health=health,
         provenance=from_dict(Provenance, provenance(experiment.seed)),
         folder=folder,
     )

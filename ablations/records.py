@@ -15,6 +15,7 @@ from ablations.experiment import Conditions
 from ablations.rows import ROWS, Row
 from sagan_base.config import RunConfig, from_dict
 from sagan_base.files import write_json
+from sagan_base.metrics.names import leading
 from sagan_base.provenance import Provenance
 from sagan_base.run_log import read_metrics
 
@@ -37,6 +38,7 @@ class Record:
         seconds: of training, over all its continuations, without the evaluations.
         gains: residual gain of each attention layer at the end, named as in ``metrics.jsonl``.
         attention_off: metrics of the same generator and samples with its gains set to 0; empty without attention.
+        attention_health: of every attention layer, as ``sagan_base.attention_health`` reports it.
         folder: where it lies.
     """
 
@@ -55,23 +57,23 @@ class Record:
     gains: dict[str, float]
     attention_off: dict[str, float]
     provenance: Provenance
+    attention_health: dict[str, Any] = field(default_factory=dict)
     folder: Path = field(default=Path(), compare=False)
 
     @property
     def distance_key(self) -> str:
         """The first Fréchet distance measured: "FID" for Inception's features, else "FD (... features)"."""
-        return self._leading("FID", "FD ")
+        return self._leading("FD")
 
     @property
     def score_key(self) -> str:
         """The Inception Score, or what is computed like it in other features."""
-        return self._leading("IS", "IS-style")
+        return self._leading("IS-style")
 
-    def _leading(self, name: str, style: str) -> str:
-        for key in self.metrics:
-            if key == name or key.startswith(style):
-                return key
-        raise ValueError(f"no metric of {self.row} is called {name}, or {style.strip()} in other features")
+    def _leading(self, name: str) -> str:
+        if (key := leading(self.metrics, name)) is None:
+            raise ValueError(f"no metric of {self.row} is {name}, in Inception's or other features")
+        return key
 
     @property
     def distance(self) -> float:

@@ -17,7 +17,7 @@ from ablations.page import page
 from ablations.paper import ASTERISK
 from ablations.records import RESULT, Record, read_records
 from ablations.rows import PAPER_ROWS, ROWS
-from ablations.summary import Summary, summarise
+from ablations.summary import MAPS, Summary, summarise
 from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.files import atomic_write, write_text
 from sagan_base.tables import csv, latex, markdown, text
@@ -27,8 +27,8 @@ SMALL_FILES = (RESULT, "config.json", "initial.json", "metrics.jsonl", "samples.
 BEGIN, END = "<!-- ablation results: begin -->", "<!-- ablation results: end -->"
 # Columns that the page and the CSV have, and a narrower place has not.
 NOT_IN_LATEX = ("gain sizes", "parameters", "file MB", "minutes", "images/s")
-NOT_IN_README = ("best @ step", "attention off", "gain sizes", "file MB", "images/s")
-NOT_IN_TERMINAL = ("best @ step", "paper IS", *NOT_IN_LATEX, "attention off")
+NOT_IN_README = (*MAPS, "best @ step", "attention off", "gain sizes", "file MB", "images/s")
+NOT_IN_TERMINAL = (*MAPS, "best @ step", "paper IS", *NOT_IN_LATEX, "attention off")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.readme:
         update_readme(options.readme, summary)
         print(f"updated: {options.readme}")
-    print(text(summary.table.drop(columns=list(NOT_IN_TERMINAL))))
+    print(text(summary.table.drop(columns=list(NOT_IN_TERMINAL), errors="ignore")))
     print(f"\n{summary.setting}\n\nwritten: {', '.join(str(out / name) for name in FILES)}")
     return 0
 
@@ -114,7 +114,7 @@ def readme_parts(readme: Path) -> tuple[str, str]:
 def update_readme(readme: Path, summary: Summary) -> None:
     """Replace the results section: the paper's rows, or all where none of those was run."""
     before, after = readme_parts(readme)
-    table = summary.table.drop(columns=list(NOT_IN_README))
+    table = summary.table.drop(columns=list(NOT_IN_README), errors="ignore")
     in_paper = table["row"].isin([row.title for row in PAPER_ROWS])
     shown = table[in_paper] if in_paper.any() else table
     key = summary.records[0].distance_key

@@ -4,7 +4,7 @@ A row changes only what it names: everything else comes from the preset (presets
 preset and a seed into a run; paper.py has the published figures.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sagan_base.config import AttentionConfig
@@ -20,7 +20,7 @@ def attention(pattern: str, order: str = "raster", num_heads: int = 8, **changes
     if not has_order(pattern):
         order = "raster"
     if pattern == "dense":
-        order, changes = "raster", {name: value for name, value in changes.items() if name == "mode"}
+        order, changes = "raster", {name: value for name, value in changes.items() if name != "alignment"}
     return AttentionConfig(
         **{"pattern": pattern, "order": order, "num_heads": num_heads, "alignment": "rows"} | changes
     )
@@ -34,8 +34,9 @@ class Row:
         name: how commands and folders call it.
         title: how the table calls it.
         question: what the row is there to answer.
-        kind: "paper", a line of the paper's Table 1; "extended", what the paper left open; "asked", a combination that
-            a command line asked for and that no row here is.
+        kind: "paper", a line of the paper's Table 1; "attending", its partner whose attention can depend on the image;
+            "extended", what the paper left open; "asked", a combination that a command line asked for and that no row
+            here is.
         attention: None for a network without attention.
         attention_scale: the attention sits at this many times the preset's side, where such a map exists.
         recipe: name in ``sagan_base.config.RECIPES``; None takes the one the command asked for.
@@ -48,7 +49,7 @@ class Row:
     name: str
     title: str
     question: str = "asked for on the command line"
-    kind: Literal["paper", "extended", "asked"] = "extended"
+    kind: Literal["paper", "attending", "extended", "asked"] = "extended"
     attention: AttentionConfig | None = field(default_factory=lambda: attention("ltr_rtl", "manhattan"))
     attention_scale: int = 1
     recipe: str | None = None
@@ -196,8 +197,71 @@ ALL: tuple[Row, ...] = (
     ),
 )
 
-ROWS: dict[str, Row] = {row.name: row for row in ALL}
+
+
+def attending(pattern: str, order: str = "manhattan", num_heads: int = 8, **changes: Any) -> AttentionConfig:
+    """An attention layer whose maps have range, and whose queries see around their own place (``pool``)."""
+    return attention(pattern, order, num_heads, **{"alignment": "pool", "qk_norm": True} | changes)
+
+
+def _partner(row: Row) -> Row:
+    """The same attention with normalised queries and keys, aligned with the image."""
+    published = row.attention
+    return replace(
+        row,
+        name=f"{row.name}_attending",
+        title=f"{row.title}, attending",
+        question=f"{row.name} with attention that attends: {row.question}",
+        kind="attending",
+        attention=attending(published.pattern, published.order, published.num_heads),
+        dense_row="sagan_attending",
+        found="nothing published",
+    )
+
+
+ATTENDING_ROWS: tuple[Row, ...] = (
+    *(_partner(row) for row in ALL if row.kind == "paper"),
+    Row(
+        "ylg_uniform",
+        "LTR + RTL, uniform",
+        "what is pooling over the mask worth? (scores fixed at 0, trained alike)",
+        "attending",
+        attending("ltr_rtl", scale=0.0),
+        dense_row="sagan_attending",
+    ),
+    Row(
+        "ylg_hilbert_attending",
+        "YLG, Hilbert order, attending",
+        "is a curve that keeps neighbours together better than ESA, where queries see their place?",
+        "attending",
+        attending("ltr_rtl", "hilbert"),
+        dense_row="sagan_attending",
+    ),
+    Row(
+        "rotated_blocks",
+        "rotated blocks, attending",
+        "does a pattern of more capacity and locality help?",
+        "attending",
+        attending("rotated_blocks"),
+        dense_row="sagan_attending",
+    ),
+    Row(
+        "interlaced8",
+        "interlaced8, attending",
+        "do eight heads of different orthogonal partitions help?",
+        "attending",
+        attending("interlaced8"),
+        dense_row="sagan_attending",
+    ),
+)
+
 PAPER_ROWS, EXTENDED_ROWS = (tuple(row for row in ALL if row.kind == kind) for kind in ("paper", "extended"))
+ROWS: dict[str, Row] = {row.name: row for row in (*PAPER_ROWS, *ATTENDING_ROWS, *EXTENDED_ROWS)}
+
+
+def partner_of(row: Row) -> Row | None:
+    """The row of the same pattern whose attention can depend on the image; None where there is none."""
+    return ROWS.get(f"{row.name}_attending")
 
 
 def find_rows(names: list[str]) -> tuple[Row, ...]:
@@ -220,14 +284,14 @@ def row_of(config: AttentionConfig) -> Row:
     order = shown_order(config.pattern, config.order)
     parts = [config.pattern.replace("_", "-"), *([order] if order != "-" else [])]
     parts += [f"{config.num_heads}-heads", config.alignment]
-    parts += [config.mode] * (config.mode != "parallel")
+    parts += [config.mode] * (config.mode != "parallel") + ["qk-norm"] * config.qk_norm
     if config.pattern == "dense":
-        parts = ["dense", f"{config.num_heads}-heads"]
+        parts = ["dense", f"{config.num_heads}-heads"] + ["qk-norm"] * config.qk_norm
     plural = "head" if config.num_heads == 1 else "heads"
     title = f"{config.pattern}, {order}, {config.num_heads} {plural}, {config.alignment}"
     return Row(
         "_".join(parts),
-        title + ", sequential" * (config.mode != "parallel"),
+        title + ", sequential" * (config.mode != "parallel") + ", attending" * config.qk_norm,
         kind="asked",
         attention=config,
         same_size_as=None,

@@ -23,10 +23,19 @@ from ablations.execute import Measurement, finished, run_experiment
 from ablations.experiment import Experiment, Setting, experiments
 from ablations.presets import PRESETS, find_preset
 from ablations.records import Record, read_records, require_runs_belong
-from ablations.rows import EXTENDED_ROWS, PAPER_ROWS, ROWS, Row, attention, find_rows, row_of
+from ablations.rows import (
+    PAPER_ROWS,
+    ROWS,
+    Row,
+    attention,
+    find_rows,
+    partner_of,
+    row_of,
+)
 from ablations.schedule import listing, plan, slurm_script
 from ablations.sizes import require_equal_sizes
 from ablations.table import brief, write_table
+from sagan_base.attention_health import verdict
 from sagan_base.checkpoint import CHECKPOINT_FOLDER, newest_step
 from sagan_base.cli import INTERRUPTED, usage_errors, writable_folder
 from sagan_base.config import RECIPES
@@ -63,8 +72,10 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--heads", type=int, help="attention heads of --pattern (default: 8)")
     which.add_argument("--alignment", choices=list(ALIGNMENTS), help="of --pattern (default: rows, as published)")
     which.add_argument("--mode", choices=MODES, help="of --pattern (default: parallel, as published)")
+    which.add_argument("--qk-norm", action="store_true", help="of --pattern: normalised queries and keys, with a "
+                       "learned temperature")  # fmt: skip
     which.add_argument("--all", action="store_true", help="the paper's five rows")
-    which.add_argument("--extended", action="store_true", help=f"the paper's rows and {len(EXTENDED_ROWS)} more")
+    which.add_argument("--extended", action="store_true", help=f"all {len(ROWS)} rows")
     which.add_argument("--rows", nargs="+", metavar="NAME", help="rows by name; --list shows the names")
 
     how = options.add_argument_group("how")
@@ -137,20 +148,22 @@ def chosen_rows(options: argparse.Namespace) -> tuple[Row, ...]:
     ]
     if len(ways) > 1:
         raise ValueError(f"{' and '.join(ways)} exclude each other; give one of them")
-    single = ("heads", "alignment", "mode", "order", "esa")
-    if ways != ["--pattern"] and (given := [f"--{name}" for name in single if getattr(options, name)]):
+    single = ("heads", "alignment", "mode", "order", "esa", "qk_norm")
+    if ways != ["--pattern"] and (
+        given := [f"--{name.replace('_', '-')}" for name in single if getattr(options, name)]
+    ):
         raise ValueError(f"{', '.join(given)} describe the single row of --pattern; add --pattern NAME")
     if options.pattern:
         if (options.esa or options.order) and not has_order(options.pattern):
             asked = "--esa" if options.esa else f"--order {options.order}"
             raise ValueError(f"{options.pattern} lies on the grid itself and takes no order; leave {asked} out")
         order = options.order or ("manhattan" if options.esa else "raster")
-        changes = {name: getattr(options, name) for name in ("alignment", "mode") if getattr(options, name)}
+        changes = {name: getattr(options, name) for name in ("alignment", "mode", "qk_norm") if getattr(options, name)}
         return (row_of(attention(options.pattern, order, options.heads or 8, **changes)),)
     if options.rows:
         return find_rows(options.rows)
     if suite:
-        return PAPER_ROWS + EXTENDED_ROWS * options.extended
+        return tuple(ROWS.values()) if options.extended else PAPER_ROWS
     if options.list:
         return tuple(ROWS.values())
     raise ValueError("nothing to run; give --pattern ltr_rtl --esa, --all, or --rows NAME (see --list)")
@@ -258,6 +271,11 @@ def result_text(record: Record) -> str:
             "of 500 samples the class asked for"
         )
     gains = ", ".join(f"{name} {value:+.3f}" for name, value in record.gains.items()) or "no attention"
+    if record.attention_health:
+        lines.append(verdict(record.attention_health))
+    if partner := partner_of(record.of_row):
+        command = f"python ablations/run.py --rows {partner.name}"
+        lines.append(f"its partner, whose attention can depend on the image: {command}")
     lines.append(f"{gains}; {record.seconds / 60:.1f} minutes, {record.images_per_second:.0f} images/s")
     return "\n".join(f"  {line}" for line in [*lines, f"folder: {record.folder}"])
 

@@ -15,8 +15,10 @@ from ablations.questions import QUESTIONS
 from ablations.records import Record, by_row
 from ablations.rows import ROWS
 from ablations.table import run_table
+from sagan_base.attention_health import UNIFORM
 from sagan_base.tables import cell, rounded, signed, spread
 
+MAPS = ("entropy", "from uniform", "between images", "mean map", "another's map")  # columns of how attention attends
 WITHOUT_SPREAD = ("best at step", "parameters", "file MB", "minutes", "images/s")
 Pair = tuple[str, str]  # a row, and the row it is compared with
 
@@ -61,6 +63,10 @@ class Summary:
             "best @ step": "Best: lowest value on the curve, which draws fewer samples than the final measurement, and "
             "the mean step it came at.",
             "attention off": f"Attention off: {key} of the same samples with the generator's residual gains set to 0.",
+            "entropy": "Entropy of the maps over its maximum, their total variation from uniform over the mask "
+            f"({UNIFORM} and less is called uniform), and the share of their variation that lies between images.",
+            "mean map": f"Mean map, another's map: {key} of the same samples where every map of the generator is "
+            "replaced by its mean over samples, or by another sample's.",
             "gain sizes": "Gain sizes: of the discriminator's (D) and the generator's (G) attention; the sign is free.",
             "paper FID": "The paper's FID and IS are of ImageNet at 128x128 in Inception features: compare the order "
             f"of the rows, not the numbers. {ASTERISK}",
@@ -85,6 +91,7 @@ def summarise(records: list[Record], baseline: str = "sagan", resamples: int = 5
     dense = {row: other for row, other in dense.items() if (row, other) in differences}
     figures = _figures(records, dense, differences)
     table = pd.DataFrame([_readable(line, records[0], baseline) for line in figures.to_dict("records")])
+    table = table.drop(columns=[name for name in MAPS if (table[name] == "-").all()])  # runs of before they were taken
     return Summary(records, dense, differences, figures, table)
 
 
@@ -140,7 +147,12 @@ def _readable(line: dict[str, Any], first: Record, baseline: str) -> dict[str, s
             difference += f" [{signed(line['difference low'])}, {signed(line['difference high'])}]"
         if line["compared with"] != ROWS[baseline].title:
             difference += f" (to {line['compared with']})"
-    gains = [name for name in line if name.startswith("gain/") and not name.endswith(" sd")]
+    def layers(prefix: str) -> str:
+        """One figure a layer: "D 0.12, G 0.31"."""
+        names = [name for name in line if name.startswith(prefix) and not name.endswith(" sd")]
+        shown = [f"{'D' if 'discriminator' in n else 'G'} {cell(line[n])}" for n in names if not pd.isna(line[n])]
+        return ", ".join(shown) or "-"
+
     return {
         "row": line["title"],
         "n": cell(line["n"]),
@@ -152,11 +164,13 @@ def _readable(line: dict[str, Any], first: Record, baseline: str) -> dict[str, s
         "class accuracy": mean("class accuracy (SVM)"),
         "paper FID": line["paper FID"],
         "paper IS": line["paper IS"],
+        "entropy": layers("entropy/"),
+        "from uniform": layers("variation/"),
+        "between images": layers("between/"),
+        "mean map": mean(f"{key}, mean map"),
+        "another's map": mean(f"{key}, another image's map"),
         "attention off": mean(f"{key}, attention off"),
-        "gain sizes": ", ".join(
-            f"{'D' if 'discriminator' in name else 'G'} {cell(line[name])}" for name in gains if not pd.isna(line[name])
-        )
-        or "-",
+        "gain sizes": layers("gain/"),
         "parameters": cell(line["parameters"]),
         "file MB": cell(line["file MB"]),
         "minutes": cell(line["minutes"]),

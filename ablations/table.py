@@ -41,11 +41,25 @@ def _line(record: Record) -> dict[str, Any]:
         f"{record.distance_key}, attention off": record.attention_off.get(record.distance_key),
         **paper_columns(record.row),
         **dict(sorted(record.gains.items())),
+        **_map_columns(record),
         "parameters": sum(record.parameters.values()),
         "file MB": record.file_bytes / 1e6,
         "minutes": record.seconds / 60,
         "images/s": record.images_per_second,
     }
+
+
+def _map_columns(record: Record) -> dict[str, float]:
+    """How each layer attends, means over its heads, and the distance with other maps than the generator's own."""
+    columns = {}
+    for layer, values in sorted(record.attention_health.items()):
+        for measure in ("entropy", "variation", "between"):
+            columns[f"{measure}/{layer}"] = sum(values[measure]) / len(values[measure])
+        for change, distance in values.get("distance", {}).items():
+            columns[f"{record.distance_key}, {change}"] = distance
+        for change, size in values["output changes"].items():
+            columns[f"output change, {change}/{layer}"] = size
+    return columns
 
 
 def write_table(records: list[Record], unfinished: list[Path], out: Path) -> None:

@@ -187,16 +187,23 @@ def sample_batches(
 
 
 def attention_health(
-    generator: Network, discriminator: Network, untrained: tuple[Network, Network], data: ImageData, count: int = IMAGES
+    generator: Network,
+    discriminator: Network,
+    untrained: tuple[Network, Network],
+    data: ImageData,
+    distance: Callable[[], float] | None = None,
+    count: int = IMAGES,
 ) -> dict[str, dict[str, Any]]:
     """Every layer's measures on ``count`` real images (discriminator) and samples (generator), as plain JSON.
 
     Args:
         generator, discriminator: on one device.
         untrained: the same networks before training, to compare with: initial maps are not uniform by themselves.
+        distance: measures the generator's samples; called once within each intervention on it.
     Returns:
         By the layer's name ("generator.attention.16"): ``entropy``, ``variation`` and ``between`` per head, the same
-        ``untrained``, and ``output changes`` of the network by the interventions.
+        ``untrained``, ``output changes`` of the network by the interventions, and, for the generator's, the
+        ``distance`` under each of them.
     """
     device = next(generator.parameters()).device
     report = {}
@@ -210,13 +217,15 @@ def attention_health(
             real_batches(data, count, device)
         )  # fmt: skip
         maps, before = watch(network, batches), watch(initial, batches)
-        changes = output_changes(network, batches, maps)
+        effects = {"output changes": output_changes(network, batches, maps)}
+        if part == "generator" and distance is not None:
+            effects["distance"] = {}
+            for name, change in interventions(maps).items():
+                with replaced_maps(network, change):
+                    effects["distance"][name] = distance()
         for name in maps:
-            report[f"{part}.{name}"] = {
-                **asdict(maps[name].health()),
-                "untrained": asdict(before[name].health()),
-                "output changes": changes,
-            }
+            health, initially = maps[name].health(), before[name].health()
+            report[f"{part}.{name}"] = {**asdict(health), "untrained": asdict(initially), **effects}
     return report
 
 

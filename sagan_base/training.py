@@ -38,6 +38,7 @@ from sagan_base.files import save_image
 from sagan_base.generator import Generator
 from sagan_base.health import Health, TrainingStopped
 from sagan_base.interruption import StopRequest, TrainingInterrupted, stop_requests
+from sagan_base.metrics.names import leading
 from sagan_base.provenance import provenance
 from sagan_base.run_folder import CONFIG_FILE, folder_problem, write_record
 from sagan_base.run_log import RunLog, read_metrics
@@ -276,7 +277,7 @@ class TrainingRun:
             raise
 
     def _keep_best(self, values: dict[str, float]) -> None:
-        distance = next((value for name, value in values.items() if name == "FID" or name.startswith("FD ")), math.inf)
+        distance = values.get(leading(values, "FD"), math.inf)
         if distance < (self.best["distance"] if self.best else math.inf):
             self.best = {"step": self.step, "distance": distance}
             export_model(self.out / BEST_FILE, Checkpoint(self.updates.state(), self.config, self._info()))

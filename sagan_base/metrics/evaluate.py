@@ -31,6 +31,7 @@ from sagan_base.files import atomic_write
 from sagan_base.generator import Generator
 from sagan_base.metrics.classifier import check_classifier_data
 from sagan_base.metrics.features import FeatureChoice, choose_features
+from sagan_base.metrics.names import column
 from sagan_base.sampling import GeneratedImages, class_frequency_labels
 
 MOST_REAL_IMAGES = 50_000  # evenly spaced ones of a larger data set
@@ -102,7 +103,7 @@ def evaluate(
     with GeneratedImages(generator, labels, seed, batch_size, progress) as samples:
         generated = extract(samples, extractor, batch_size)
     measured, logits = (generated[layer] for layer in choice.layers)
-    values = {_column(name, choice): value for name, value in measures(measured, logits, real).items()}
+    values = {column(name, choice.label): value for name, value in measures(measured, logits, real).items()}
     return Evaluation(values, measured, labels, real)
 
 
@@ -226,9 +227,3 @@ def extract(images: Dataset[Tensor], extractor: FeatureExtractorBase, batch_size
 def _mean_and_covariance(features: Tensor) -> dict[str, np.ndarray]:
     return fid_features_to_statistics(features.double())
 
-
-def _column(name: str, choice: FeatureChoice) -> str:
-    bare = {"FD": "FID", "IS-style": "IS", "KID": "KID"}
-    if choice.label == "Inception" and name in bare:
-        return bare[name]
-    return f"{name} ({choice.label})"

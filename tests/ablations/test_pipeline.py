@@ -154,12 +154,17 @@ def test_the_last_measurement_is_repeated_with_the_gains_at_0(tmp_path, monkeypa
     record = execute.run_experiment(
         run, data, tmp_path, Recording(("tiny",)), Processes(0, 1, torch.device("cpu")), progress=False
     )
-    assert gains[0] == [0] and gains[-1] == [0]  # before the first step, and switched off
-    assert gains[-2] == [record.gains["gain/generator.attention.8"]] != [0]
-    assert read_features(record.folder).samples[0, 0] == len(gains) - 1  # of the measurement with the gains as trained
-    assert record.attention_off == {"FD (tiny)": float(len(gains)), "IS-style (tiny)": 1.0}
-    assert record.metrics["FD (tiny)"] == len(gains) - 1
-    assert counts == [30, 20, 30, 30]  # fewer samples for the curve
+    before, _, trained, off, *replaced = gains
+    assert before == off == [0]  # before the first step, and switched off
+    assert trained == [record.gains["gain/generator.attention.8"]] != [0]
+    assert replaced == [trained] * 2  # its maps by their mean, and by another sample's
+    assert read_features(record.folder).samples[0, 0] == 3  # of the measurement with the gains as trained
+    assert record.metrics["FD (tiny)"] == 3
+    assert record.attention_off == {"FD (tiny)": 4.0, "IS-style (tiny)": 1.0}
+    health = record.attention_health
+    assert list(health) == ["generator.attention.8", "discriminator.attention.8"]
+    assert health["generator.attention.8"]["distance"] == {"mean map": 5.0, "another image's map": 6.0}
+    assert counts == [30, 20, 30, 30, 30, 30]  # fewer samples for the curve
 
 
 def test_the_samples_kept_for_the_bootstrap_are_those_that_were_measured(tmp_path, monkeypatch):

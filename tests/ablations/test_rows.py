@@ -8,7 +8,16 @@ from ablations import sizes
 from ablations.experiment import Experiment, Setting
 from ablations.paper import PUBLISHED, paper_columns
 from ablations.presets import PRESETS, find_preset
-from ablations.rows import EXTENDED_ROWS, PAPER_ROWS, ROWS, attention, find_rows, row_of
+from ablations.rows import (
+    ATTENDING_ROWS,
+    EXTENDED_ROWS,
+    PAPER_ROWS,
+    ROWS,
+    attention,
+    find_rows,
+    partner_of,
+    row_of,
+)
 from ablations.sizes import parameter_counts, require_equal_sizes
 from sagan_base.checkpoint import build_networks
 from sagan_base.config import RECIPES
@@ -40,7 +49,7 @@ def test_unconfirmed_figures_carry_their_asterisk():
 
 
 def test_rows_have_names_of_their_own_and_every_published_figure_has_its_row():
-    assert len(ROWS) == len(PAPER_ROWS) + len(EXTENDED_ROWS)
+    assert len(ROWS) == len(PAPER_ROWS) + len(ATTENDING_ROWS) + len(EXTENDED_ROWS)
     assert set(PUBLISHED) <= set(ROWS)
     assert all(row.dense_row in ROWS for row in ROWS.values())
 
@@ -145,3 +154,17 @@ def test_a_preset_gives_heads_room_and_one_head_that_of_all_eight():
 def test_temperatures_do_not_count_as_size():
     row = replace(ROWS["ylg"], attention=attention("ltr_rtl", "manhattan", alignment="pool", qk_norm=True))
     require_equal_sizes([Experiment(row, SETTING, 0)])
+
+
+def test_every_row_of_the_paper_has_a_partner_that_differs_by_the_norm_and_the_alignment_alone():
+    for row in PAPER_ROWS:
+        partner = partner_of(row)
+        same = replace(partner.attention, qk_norm=False, alignment=row.attention.alignment)
+        assert same == row.attention and partner.attention.qk_norm
+        assert partner.attention.alignment == ("rows" if row.attention.pattern == "dense" else "pool")
+    require_equal_sizes([Experiment(row, SETTING, 0) for row in ATTENDING_ROWS])
+    assert partner_of(ROWS["no_attention"]) is None
+
+
+def test_the_control_of_uniform_attention_differs_from_its_row_by_the_scale_alone():
+    assert replace(ROWS["ylg_uniform"].attention, scale=1.0) == ROWS["ylg_attending"].attention

@@ -39,6 +39,7 @@ from sagan_base.metrics.classifier import (
 )
 from sagan_base.metrics.evaluate import RealImages, RealStatistics, evaluate, measures, real_statistics
 from sagan_base.metrics.features import choose_features, inception_weights
+from sagan_base.metrics.names import column, leading
 from sagan_base.sampling import GeneratedImages, class_frequency_labels
 from sagan_base.train import _evaluation
 from sagan_base.train import build_parser as training_options
@@ -399,8 +400,11 @@ def test_inception_weights_come_from_a_file_and_give_torch_fidelitys_features(
     with torch.no_grad():
         for found, expected in zip(choice.create("cpu")(images), reference(images), strict=True):
             assert torch.equal(found, expected)
-    columns = [evaluate_module._column(name, choice) for name in ("FD", "IS-style", "KID", "precision")]
+    columns = [column(name, choice.label) for name in ("FD", "IS-style", "KID", "precision")]
     assert columns == ["FID", "IS", "KID", "precision (Inception)"]
+    assert leading(dict.fromkeys(columns, 0.0), "FD") == "FID"
+    assert leading({"KID (digits)": 1.0, "FD (digits)": 2.0, "FID": 3.0}, "FD") == "FD (digits)"
+    assert leading({"recall": 1.0}, "IS-style") is None
 
 
 def test_missing_inception_weights_are_explained_and_downloaded_only_where_allowed(
