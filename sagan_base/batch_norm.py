@@ -5,6 +5,8 @@ Two conventions differ from ``nn.BatchNorm2d``: the moving variance averages the
 (de Vries et al., arXiv:1707.00683), the gain starting at 1.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as distributed
 import torch.nn.functional as F
@@ -103,6 +105,29 @@ class _SumOverProcesses(torch.autograd.Function):
 
 def _mean_over_processes(value: Tensor) -> Tensor:
     return _SumOverProcesses.apply(value) / distributed.get_world_size()
+
+
+@torch.no_grad()
+def measure_statistics(network: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> None:
+    """Replace the moving statistics of every ``BatchNorm2d`` by the mean of those of these batches, equally weighted.
+
+    The moving statistics follow the trained weights with a delay, and not at all those of an average of weights; these
+    are the network's own ("standing statistics", Brock et al., arXiv:1809.11096, appendix B). Nothing else of the
+    network changes, and all of it is left in the mode it was in.
+
+    Args:
+        batches: the network's arguments, batch by batch.
+    """
+    norms = [layer for layer in network.modules() if isinstance(layer, BatchNorm2d)]
+    before = [(layer.training, layer.decay, layer.sync) for layer in norms]
+    try:
+        for number, inputs in enumerate(batches, 1):
+            for layer in norms:
+                layer.training, layer.decay, layer.sync = True, 1 - 1 / number, False
+            network(*inputs)
+    finally:
+        for layer, (training, decay, sync) in zip(norms, before, strict=True):
+            layer.training, layer.decay, layer.sync = training, decay, sync
 
 
 def set_sync_batch_norm(module: nn.Module, enabled: bool) -> None:

@@ -231,6 +231,9 @@ class TrainConfig:
         compile: torch.compile the networks (worth it on a GPU; it can fail in a CPU's C++ compiler).
         checkpoint_every, sample_every, metrics_every, log_every: in steps; 0 = only at the end.
         keep_checkpoints: how many of the newest stay.
+        standing_statistics: batches of samples on which the averaged generator's batch statistics are measured anew
+            whenever it is evaluated, shown or saved; 0 = the trained generator's moving ones, as published, which do
+            not fit an average of weights that still move fast.
     """
 
     steps: int = 1_000_000
@@ -245,11 +248,12 @@ class TrainConfig:
     metrics_every: int = 0
     log_every: int = 10
     keep_checkpoints: int = 2
+    standing_statistics: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulation", "log_every", "keep_checkpoints"):
             _require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} is not positive")
-        for name in ("seed", "checkpoint_every", "sample_every", "metrics_every"):
+        for name in ("seed", "checkpoint_every", "sample_every", "metrics_every", "standing_statistics"):
             _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is negative")
         _require(
             self.precision in ("float32", "bfloat16"),
@@ -260,7 +264,7 @@ class TrainConfig:
 # What may change between a run and its continuation without making it another run.
 OPERATIONAL_FIELDS = frozenset(
     {"steps", "compile", "channels_last", "checkpoint_every", "sample_every", "metrics_every", "log_every",
-     "keep_checkpoints"}
+     "keep_checkpoints", "standing_statistics"}
 )  # fmt: skip
 
 

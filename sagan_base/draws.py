@@ -12,7 +12,9 @@ import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-PURPOSES = ("weights", "shuffle", "flip", "discriminator", "generator", "preview", "sample", "augment", "health")
+PURPOSES = (
+    "weights", "shuffle", "flip", "discriminator", "generator", "preview", "sample", "augment", "health", "statistics"
+)  # fmt: skip
 
 
 def stream(seed: int, purpose: str, *counters: int) -> np.random.Generator:

@@ -88,6 +88,7 @@ HELP: dict[type, dict[str, str]] = {
         "metrics_every": "steps between evaluations (see --features); 0 = only at the end",
         "log_every": "steps that a log line averages over",
         "keep_checkpoints": "how many of the newest checkpoints stay",
+        "standing_statistics": "batches on which the averaged generator's batch statistics are measured anew",
     },
 }
 _GROUPS = {

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sagan_base.attention_health import real_batches, sample_batches, watch
+from sagan_base.batch_norm import measure_statistics
 from sagan_base.checkpoint import (
     BEST_FILE,
     CHECKPOINT_FOLDER,
@@ -34,6 +35,7 @@ from sagan_base.checkpoint import (
 from sagan_base.config import RunConfig
 from sagan_base.data import ImageData
 from sagan_base.distributed import Processes, processes
+from sagan_base.draws import labels, latents, stream
 from sagan_base.files import save_image
 from sagan_base.generator import Generator
 from sagan_base.health import Health, TrainingStopped
@@ -254,6 +256,9 @@ class TrainingRun:
         training = self.config.training
         if self._due(training.log_every):
             self._log(log, bar)
+        uses_of_the_average = (training.metrics_every, training.sample_every, training.checkpoint_every)
+        if any(self._due(every) for every in uses_of_the_average):
+            self._measure_statistics()
         if self._due(training.metrics_every) and self.evaluate is not None:
             if log is not None:
                 log.write(self.step, self._evaluated())
@@ -264,6 +269,17 @@ class TrainingRun:
                 save_image(path, sheet)
         if self._due(training.checkpoint_every):
             self._save()
+
+    def _measure_statistics(self) -> None:
+        """Standing statistics of the averaged generator, until its next update: always on the same samples."""
+        training, model, ema = self.config.training, self.config.model, self.updates.ema.module
+        source, size = stream(training.seed, "statistics"), self.config.recipe.batch_size
+        batches = [
+            (latents(source, size, model.latent_dim), labels(source, size, model.num_classes))
+            for _ in range(training.standing_statistics)
+        ]
+        device = self.place.device
+        measure_statistics(ema, ((z.to(device), classes.to(device)) for z, classes in batches))
 
     def _evaluated(self) -> dict[str, float]:
         try:
@@ -353,6 +369,7 @@ class TrainingRun:
         raise TrainingStopped(f"training stopped at step {self.step}: {problem}. {left}")
 
     def _interrupted(self, signal_number: int | None) -> None:
+        self._measure_statistics()
         path = self._save()
         self.place.wait()
         raise TrainingInterrupted(

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from sagan_base.batch_norm import BatchNorm2d, set_sync_batch_norm
+from sagan_base.batch_norm import BatchNorm2d, measure_statistics, set_sync_batch_norm
 
 CHANNELS, CLASSES = 3, 4
 
@@ -92,7 +92,7 @@ def test_half_precision_input_gives_half_precision_output_with_float32_statistic
 
 ONE_OF_TWO_PROCESSES = """
 import sys, torch, torch.distributed as distributed
-from sagan_base.batch_norm import BatchNorm2d, set_sync_batch_norm
+from sagan_base.batch_norm import BatchNorm2d, measure_statistics, set_sync_batch_norm
 rank, folder = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
 states, x, labels = torch.load(f"{folder}/input.pt")
@@ -140,3 +140,22 @@ def test_sync_without_a_process_group_is_the_same_as_without_sync(batch):
     synced.load_state_dict(norm.state_dict())
     set_sync_batch_norm(synced, True)
     assert torch.equal(norm(x, labels), synced(x, labels))
+
+
+def test_measured_statistics_are_the_mean_of_the_batches_and_nothing_else_changes():
+    network = torch.nn.Sequential(BatchNorm2d(3, decay=0.9), BatchNorm2d(3)).eval()
+    network[0].sync = True
+    batches = [(2 * torch.randn(4, 3, 5, 5) + i,) for i in range(3)]
+    with torch.no_grad():
+        network[0].running_mean.fill_(100.0)
+        network[0].weight.fill_(3.0)
+    measure_statistics(network, iter(batches))
+    moments = [(x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)) for (x,) in batches]
+    torch.testing.assert_close(network[0].running_mean, torch.stack([m for m, _ in moments]).mean(0))
+    torch.testing.assert_close(network[0].running_var, torch.stack([v for _, v in moments]).mean(0))
+    assert not network[0].training and network[0].sync and network[0].decay == 0.9
+    assert (network[0].weight == 3).all()
+    # the second layer sees what the first one gives while both are measured
+    assert network[1].running_var.allclose(torch.full((3,), 9.0), rtol=1e-2)
+    measure_statistics(network, [])
+    torch.testing.assert_close(network[0].running_mean, torch.stack([m for m, _ in moments]).mean(0))

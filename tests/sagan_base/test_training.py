@@ -14,6 +14,7 @@ import sagan_base.updates
 from sagan_base.checkpoint import checkpoint_files, checkpoint_path, load_checkpoint, read_checkpoint
 from sagan_base.config import AttentionConfig
 from sagan_base.distributed import Processes
+from sagan_base.draws import labels, latents, stream
 from sagan_base.health import COLLAPSED_STEPS, Health
 from sagan_base.run_log import read_metrics
 from sagan_base.sampling import preview, preview_inputs
@@ -518,6 +519,29 @@ def test_looking_at_the_maps_is_logged_and_changes_no_number(tiny_config, tiny_d
             logged = [last[f"{measure}/{part}.attention.8"] for part in ("generator", "discriminator")]
             assert all(0 <= value <= 1 + 1e-9 for value in logged)
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items() if "window" not in name)
+
+
+def test_standing_statistics_are_those_of_the_average_and_change_nothing_that_is_trained(
+    tiny_config, tiny_data, tmp_path
+):
+    """A run that measures them ends with the weights of one that does not, whenever it was saved in between."""
+    states = {}
+    for name, options in {"moving": {}, "standing": {"standing_statistics": 3}}.items():
+        config = tiny_config(steps=4, checkpoint_every=1 if options else 4, ema_decay=0.5, **options)
+        states[name] = read_checkpoint(train(config, tiny_data, tmp_path / name, progress=False).checkpoint)
+    differing = {
+        key
+        for key, value in states["moving"].tensors.items()
+        if not torch.equal(value, states["standing"].tensors[key])
+    }
+    assert differing and all(key.startswith("ema.") and "running_" in key for key in differing)
+    generator, _, _ = load_checkpoint(tmp_path / "standing")
+    source = stream(0, "statistics")
+    batches = [(latents(source, 8, 8), labels(source, 8, 3)) for _ in range(3)]
+    first = generator.blocks[0].norm1
+    with torch.no_grad():
+        maps = [generator.linear(z).unflatten(1, (-1, 4, 4)) for z, _ in batches]
+    torch.testing.assert_close(first.running_mean, torch.stack([x.mean((0, 2, 3)) for x in maps]).mean(0))
 
 
 def test_temperatures_learn_at_their_own_rate(tiny_config, tiny_data):
