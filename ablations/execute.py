@@ -23,7 +23,7 @@ from sagan_base.metrics.evaluate import Evaluation, evaluate
 from sagan_base.metrics.names import leading
 from sagan_base.network import attention_off
 from sagan_base.provenance import Provenance, provenance
-from sagan_base.run_log import read_metrics
+from sagan_base.run_folder import read_metrics
 from sagan_base.training import TrainResult, train
 
 SAMPLE_SEED = 0  # the same z and labels for every run: differences between runs are paired sample by sample

@@ -10,6 +10,7 @@ from ablations.questions import answers, sentence
 from ablations.records import Record, by_row
 from ablations.summary import Summary
 from sagan_base.pages import data_uri, render
+from sagan_base.run_folder import SAMPLES_FILE
 from ylg.heads import shown_order
 
 VERSIONS = ("python", "torch", "torch-fidelity")
@@ -76,7 +77,7 @@ def curves(groups: list[list[Record]]) -> list[tuple[str, str]]:
 
 def sample_sheet(record: Record) -> tuple[str, str | None, str]:
     """Title, picture (None where the run has none of its own) and caption."""
-    sheet = record.file("samples.png")
+    sheet = record.file(SAMPLES_FILE)
     caption = f"{record.title}: {record.distance_key} {record.distance:.2f}"
     return record.title, data_uri(sheet.read_bytes()) if sheet else None, caption
 

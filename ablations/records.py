@@ -17,7 +17,7 @@ from sagan_base.config import RunConfig, from_dict
 from sagan_base.files import write_json
 from sagan_base.metrics.names import leading
 from sagan_base.provenance import Provenance
-from sagan_base.run_log import read_metrics
+from sagan_base.run_folder import CONFIG_FILE, read_metrics
 
 RESULT = "result.json"
 FORMAT = 2
@@ -159,7 +159,7 @@ def read_records(root: Path) -> tuple[list[Record], list[Path]]:
     """
     finished: dict[tuple[str, int], Record] = {}
     unfinished = []
-    for folder in sorted({path.parent for name in ("config.json", RESULT) for path in root.glob(f"*/{name}")}):
+    for folder in sorted({path.parent for name in (CONFIG_FILE, RESULT) for path in root.glob(f"*/{name}")}):
         record = read_record(folder)
         if record is None:
             unfinished.append(folder)

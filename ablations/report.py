@@ -20,10 +20,11 @@ from ablations.rows import PAPER_ROWS, ROWS
 from ablations.summary import MAPS, Summary, summarise
 from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.files import atomic_write, write_text
+from sagan_base.run_folder import CONFIG_FILE, METRICS_FILE, SAMPLES_FILE
 from sagan_base.tables import csv, latex, markdown, text
 
 SHIPPED = Path(__file__).resolve().parent / "results" / "digits"
-SMALL_FILES = (RESULT, "config.json", "initial.json", "metrics.jsonl", "samples.png", FEATURES)
+SMALL_FILES = (RESULT, CONFIG_FILE, "initial.json", METRICS_FILE, SAMPLES_FILE, FEATURES)
 BEGIN, END = "<!-- ablation results: begin -->", "<!-- ablation results: end -->"
 # Columns that the page and the CSV have, and a narrower place has not.
 NOT_IN_LATEX = ("gain sizes", "parameters", "file MB", "minutes", "images/s")

@@ -36,12 +36,13 @@ from ablations.schedule import listing, plan, slurm_script
 from ablations.sizes import require_equal_sizes
 from ablations.table import brief, write_table
 from sagan_base.attention_health import verdict
-from sagan_base.checkpoint import CHECKPOINT_FOLDER, newest_step
+from sagan_base.checkpoint import newest_step
 from sagan_base.cli import INTERRUPTED, usage_errors, writable_folder
 from sagan_base.config import RECIPES
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes, processes
 from sagan_base.metrics.evaluate import check_evaluation
+from sagan_base.run_folder import CHECKPOINT_FOLDER, CONFIG_FILE
 from sagan_base.training import TrainingInterrupted, TrainingStopped, check_data, folder_problem
 from ylg import ALIGNMENTS, ORDERS
 from ylg.heads import has_order
@@ -207,7 +208,7 @@ def check(asked: Request, data: ImageData) -> None:
     for run in runs:
         config = run.config(data)
         check_data(config, data)
-        if problem := folder_problem(asked.out / run.name / "config.json", config, data):
+        if problem := folder_problem(asked.out / run.name / CONFIG_FILE, config, data):
             raise ValueError(problem)
         done, steps = newest_step(asked.out / run.name / CHECKPOINT_FOLDER), run.setting.steps
         if done > steps:

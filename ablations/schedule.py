@@ -12,8 +12,9 @@ from ablations.paper import ASTERISK, PUBLISHED
 from ablations.records import Record, read_record
 from ablations.rows import Row
 from ablations.sizes import parameter_counts
-from sagan_base.checkpoint import CHECKPOINT_FOLDER, newest_step
+from sagan_base.checkpoint import newest_step
 from sagan_base.config import RunConfig
+from sagan_base.run_folder import CHECKPOINT_FOLDER
 from ylg.heads import shown_order
 
 RESULTS = Path(__file__).with_name("results")

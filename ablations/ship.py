@@ -20,6 +20,7 @@ from sagan_base.cli import usage_errors
 from sagan_base.config import ModelConfig
 from sagan_base.files import atomic_write, save_image, write_json, write_text
 from sagan_base.models import SHIPPED, ModelCard, model_card, model_names, resolve_model
+from sagan_base.run_folder import CONFIG_FILE, MODEL_FILE, SAMPLES_FILE
 from sagan_base.sample import load_generator
 from sagan_base.sampling import preview
 from sagan_base.tables import markdown
@@ -137,11 +138,11 @@ def ship(run: Path, name: str, destination: Path = SHIPPED) -> ModelCard:
     record = read_record(run)
     if record is None:
         raise ValueError(f"{run} holds no finished run (no result.json); finish it with ablations/run.py first")
-    kept = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    kept = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
     weights = (run / "model.safetensors").read_bytes()
     card = make_card(name, record, tuple(kept["data"]["class_names"]), weights)
     # The card goes last: without it the model does not exist, so a crash leaves no card without its weights.
-    for source, suffix in ((run / "model.safetensors", ".safetensors"), (run / "samples.png", ".png")):
+    for source, suffix in ((run / MODEL_FILE, ".safetensors"), (run / SAMPLES_FILE, ".png")):
         with atomic_write(destination / f"{name}{suffix}") as path:
             shutil.copyfile(source, path)
     write_text(destination / f"{name}.md", card_page(card))

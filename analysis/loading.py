@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from sagan_base.checkpoint import MODEL_FILE, load_checkpoint, read_checkpoint
+from sagan_base.checkpoint import load_checkpoint, read_checkpoint
 from sagan_base.data import ImageData, load_data
 from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator
 from sagan_base.models import DEFAULT_MODEL, model_card, model_names, resolve_model
-from sagan_base.published import load_published_weights
+from sagan_base.published_weights import load_published_weights
+from sagan_base.run_folder import MODEL_FILE
 
 SMALL = 32  # resolution up to which one thread is enough
 

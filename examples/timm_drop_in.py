@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import ylg
-from sagan_base.metrics.torchvision_compat import declare_missing_operators
+from sagan_base.torchvision_compat import declare_missing_operators
 
 declare_missing_operators()  # timm imports torchvision, whose compiled part may not fit this torch
 from timm.models import VisionTransformer  # noqa: E402

@@ -21,11 +21,9 @@ from sagan_base.config import RunConfig
 from sagan_base.discriminator import Discriminator
 from sagan_base.files import atomic_write
 from sagan_base.generator import Generator
+from sagan_base.run_folder import CHECKPOINT_FOLDER, MODEL_FILE
 
 FORMAT = "ylg checkpoint 1"
-MODEL_FILE = "model.safetensors"  # the networks of the last step
-BEST_FILE = "best.safetensors"  # of the evaluated step with the lowest Fréchet distance
-CHECKPOINT_FOLDER = "checkpoints"
 
 
 @dataclass(frozen=True)

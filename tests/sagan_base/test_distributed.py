@@ -11,7 +11,7 @@ import torch
 
 from sagan_base.checkpoint import read_checkpoint
 from sagan_base.distributed import Processes, processes
-from sagan_base.run_log import read_metrics
+from sagan_base.run_folder import read_metrics
 from sagan_base.training import train
 from sagan_base.updates import LOSSES
 

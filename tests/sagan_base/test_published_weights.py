@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from sagan_base import Discriminator, Generator, load_published_weights
 from sagan_base.blocks import attention
 from sagan_base.config import AttentionConfig, NumericsConfig
-from sagan_base.published import PUBLISHED_ATTENTION, published_variables
+from sagan_base.published_weights import PUBLISHED_ATTENTION, published_variables
 
 DENSE_8, DENSE_1 = AttentionConfig("dense", num_heads=8), AttentionConfig("dense", num_heads=1)
 U = "/spectral_normalize/spectral_norm/spectral_norm_u"

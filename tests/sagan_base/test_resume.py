@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sagan_base.checkpoint import checkpoint_files, checkpoint_path, read_checkpoint
-from sagan_base.run_log import read_metrics
+from sagan_base.run_folder import read_metrics
 from sagan_base.training import train
 
 STEPS = 8

@@ -15,9 +15,9 @@ from sagan_base.checkpoint import checkpoint_files, checkpoint_path, load_checkp
 from sagan_base.config import AttentionConfig
 from sagan_base.distributed import Processes
 from sagan_base.draws import labels, latents, stream
-from sagan_base.health import COLLAPSED_STEPS, Health
-from sagan_base.run_log import read_metrics
+from sagan_base.run_folder import read_metrics
 from sagan_base.sampling import preview, preview_inputs
+from sagan_base.stopping import COLLAPSED_STEPS, Health
 from sagan_base.training import TrainingInterrupted, TrainingRun, TrainingStopped, train
 from sagan_base.updates import LOSSES, Updates
 
@@ -462,7 +462,7 @@ def test_the_count_of_collapsed_windows_survives_a_checkpoint():
 
 
 def test_the_checkpoint_from_before_a_collapse_is_kept(tiny_config, tiny_data, tmp_path, monkeypatch):
-    monkeypatch.setattr("sagan_base.health.COLLAPSED_STEPS", 12)
+    monkeypatch.setattr("sagan_base.stopping.COLLAPSED_STEPS", 12)
     step = Updates.step
     monkeypatch.setattr(
         Updates, "step", lambda self, number: step(self, number) * torch.tensor([number <= 4, 1.0, 1.0, 1.0])

@@ -74,7 +74,7 @@ def test_the_efficientnet_distance_grows_as_an_image_is_blurred():
 
 
 def test_lpips_equals_torch_fidelitys_on_the_same_random_weights(tmp_path, monkeypatch):
-    from sagan_base.metrics.torchvision_compat import declare_missing_operators
+    from sagan_base.torchvision_compat import declare_missing_operators
 
     declare_missing_operators()
     from torch_fidelity import sample_similarity_lpips as peer

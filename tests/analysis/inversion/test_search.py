@@ -50,7 +50,7 @@ QUICK = InversionConfig(steps=6, restarts=3, draws=12, classes=2)
 
 @pytest.fixture(scope="module")
 def golden(shared):
-    from sagan_base.published import load_published_weights
+    from sagan_base.published_weights import load_published_weights
 
     folder = shared / "golden" / "a"
     real = torch.from_numpy(np.load(folder / "inputs.npz")["images"]).permute(0, 3, 1, 2)

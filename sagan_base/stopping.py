@@ -1,12 +1,20 @@
-"""When to stop a run that can no longer learn: losses that are not finite, or a discriminator that has collapsed.
+"""Why a run stops before its end: it can no longer learn, or somebody asked it to.
 
-A discriminator collapses in two ways. With the hinge loss at 0 every real and every generated image lies beyond the
-margin: it gets no gradient any more, and what it tells the generator no longer depends on the images' quality. With
-the same answer to real and generated images it tells the generator nothing at all. Both happen for a while in runs
-that recover, so only a long time of it counts.
+It can no longer learn with losses that are not finite, or with a discriminator that has collapsed, in one of two ways.
+With the hinge loss at 0 every real and every generated image lies beyond the margin: the discriminator gets no gradient
+any more, and what it tells the generator no longer depends on the images' quality. With the same answer to real and
+generated images it tells the generator nothing at all. Both happen for a while in runs that recover, so only a long
+time of it counts.
+
+Ctrl-C and SIGTERM finish the step and write a checkpoint first.
 """
 
 import math
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 COLLAPSED_LOSS = 1e-3  # mean of a log window; a balanced run lies between 0.5 and 2
 COLLAPSED_DIFFERENCE = 1e-4  # between the mean logits of real and of generated images
@@ -18,6 +26,19 @@ class TrainingStopped(RuntimeError):
     """The run cannot go on; the message says what happened, what is left and what to do."""
 
     exit_code = 1
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Someone asked the run to stop, and it did so after a checkpoint; the message says how to go on.
+
+    Attributes:
+        exit_code: 128 + the signal's number, 130 for Ctrl-C.
+    """
+
+    def __init__(self, message: str, signal_number: int | None) -> None:
+        super().__init__(message)
+        # None: it was another process of the run that was told to stop, as torchrun does, with SIGTERM
+        self.exit_code = 128 + (signal_number or signal.SIGTERM)
 
 
 class Health:
@@ -69,3 +90,39 @@ def _sign_of_collapse(averages: dict[str, float]) -> str | None:
             "Lower both learning rates or raise --discriminator-steps"
         )
     return None
+
+
+class StopRequest:
+    """``signal_number`` is None until someone asks the run to stop."""
+
+    signal_number: int | None = None
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a request; a second one acts as it did before.
+
+    Signals can only be caught in the main thread; elsewhere the request stays empty.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def ask(number: int, frame: object) -> None:
+        request.signal_number = number
+        restore()
+        sys.stderr.write("\nstopping after this step, with a checkpoint; once more stops at once\n")
+
+    for number in numbers:
+        signal.signal(number, ask)
+    try:
+        yield request
+    finally:
+        restore()
