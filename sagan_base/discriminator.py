@@ -57,7 +57,7 @@ class Discriminator(Network):
             ValueError: images or labels have a wrong shape, or a label is out of range.
         """
         self._check_images(images)
-        labels = self._checked_labels(labels, len(images))
+        labels = self._checked_labels(labels, images.shape[0])
         *_, (_, x) = self.stages(images)
         # Sums of many cells and channels: a bfloat16 logit would keep only two or three digits.
         with torch.autocast(x.device.type, enabled=False):

@@ -66,7 +66,7 @@ class Generator(Network):
             raise ValueError(f"z has shape {tuple(z.shape)}; give [batch, {self.latent_dim}]")
         if return_attention and not self.attention:
             raise ValueError("this generator has no attention layer; leave return_attention=False")
-        labels = self._checked_labels(labels, len(z))
+        labels = self._checked_labels(labels, z.shape[0])
         maps = []
         x = self.linear(z).unflatten(1, (-1, 4, 4))
         for side, block in zip(self.config.generator_sides, self.blocks, strict=True):

@@ -11,6 +11,7 @@ from numbers import Real
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ylg.devices import DTYPES, autocasted, automatic_backend, wide
 from ylg.plan import AttentionPlan
@@ -50,6 +51,7 @@ def sparse_attention(
         Tiles, triton and reference can be differentiated as often as asked (gradient penalties). Tiles also under
         torch.func's reverse mode and batching (``grad``, ``vjp``, ``jacrev``, ``vmap``); forward mode (``jvp``,
         ``jacfwd``, ``hessian``) raises.
+        torch.export, torch.onnx.export(dynamo=True) and torch.jit.trace meet plain operators, whatever the backend.
         inf and NaN in a key or value reach the queries that may attend to it and no others, and likewise in gradients
         (but not in derivatives beyond the first).
     Raises:
@@ -61,12 +63,16 @@ def sparse_attention(
     check_backend(backend)
     if scale is None:
         scale = 1 / math.sqrt(queries.shape[-1])
-    if backend == "auto" and key_mask is None and score_bias is None:
-        backend = automatic_backend(queries.device.type, max(queries.shape[-1], values.shape[-1]))
-    plan = plan if plan.device == queries.device else plan.to(queries.device)
-    if key_mask is not None or score_bias is not None:
+    exporting, plain = _exporting(), key_mask is not None or score_bias is not None
+    if plain:
         _check_key_mask(key_mask, queries, plan, backend)
+    if _holds_no_numbers(queries) and not exporting and not torch.compiler.is_compiling():
+        return _shapes_only(queries, keys, values, return_attention)
+    plan = plan if plan.device == queries.device else plan.to(queries.device)
+    if plain or exporting:
         return _plain(queries, keys, values, plan, float(scale), return_attention, key_mask, score_bias)
+    if backend == "auto":
+        backend = automatic_backend(queries.device.type, max(queries.shape[-1], values.shape[-1]))
     return BACKENDS[backend](queries, keys, values, plan, float(scale), return_attention)
 
 
@@ -103,6 +109,25 @@ def _plain(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, *
         found = plain_attention(*map(wide, (queries, keys, values)), plan, *arguments)
     found = tuple(x.to(queries.dtype) for x in found)
     return found if len(found) > 1 else found[0]
+
+
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.onnx.is_in_onnx_export)  # the former from torch 2.7 on
+
+
+def _exporting() -> bool:
+    """torch.export, torch.onnx.export and torch.jit.trace want operators that everybody knows."""
+    return _is_exporting() or torch.jit.is_tracing()
+
+
+def _holds_no_numbers(x: Tensor) -> bool:
+    return x.is_meta or isinstance(x, FakeTensor)
+
+
+def _shapes_only(queries: Tensor, keys: Tensor, values: Tensor, return_attention: bool):
+    """For meta and fake tensors: the right shapes and derivatives, by the one formula that needs no plan."""
+    attention = (queries @ keys.mT).softmax(-1)
+    out = attention @ values
+    return (out, attention) if return_attention else out
 
 
 BACKENDS: dict[str, Callable] = {"tiles": _tiles, "triton": _triton, "flex": _flex, "reference": _reference}

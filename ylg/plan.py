@@ -92,7 +92,7 @@ class AttentionPlan:
     def derived(self, kind: Hashable, make: Callable[[AttentionPlan], Made]) -> Made:
         """``make(self)``, made once and kept as long as the plan: a copy on a device, or what a backend reads."""
         if kind not in self._derived:
-            self._derived[kind] = _apart(make, self)
+            self._derived[kind] = apart(make, self)
         return self._derived[kind]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def plan_of_arguments(
     return _kept(digest, build).to(tensors[0].device)
 
 
-def _apart(make: Callable[..., Made], *arguments: Any) -> Made:
+def apart(make: Callable[..., Made], *arguments: Any) -> Made:
     """``make(*arguments)`` in a thread of its own, for what is kept.
 
     Inference mode, tracing, fake tensors, the transforms of torch.func: whatever the caller is in belongs to its
@@ -272,7 +272,7 @@ def _kept(digest: str, build: Callable[[], AttentionPlan]) -> AttentionPlan:
     """The plan of this digest, built unless it is in use or among the last used."""
     plan = _PLANS.get(digest)
     if plan is None:
-        plan = _PLANS[digest] = _apart(build)
+        plan = _PLANS[digest] = apart(build)
     with _RECENT_LOCK:
         _RECENT[digest] = plan
         _RECENT.move_to_end(digest)

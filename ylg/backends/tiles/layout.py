@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ylg.plan import AttentionPlan, TileGroup
+from ylg.plan import AttentionPlan, TileGroup, apart
 
 CHUNK = 2**18  # scores computed at a time, so that they stay in a core's cache
 
@@ -85,8 +85,10 @@ class Piece:
         slots.unflatten(1, (-1, tiles.shape[1])).copy_(tiles.unflatten(0, (slots.shape[0], -1)))
 
     @cached_property
-    @torch.inference_mode(False)  # kept, so it must serve training later
     def _edges(self) -> tuple[Tensor, Tensor]:
+        return apart(self._find_edges)
+
+    def _find_edges(self) -> tuple[Tensor, Tensor]:
         head, tile, t, k = self._mask[self._which].nonzero(as_tuple=True)
         tile = head * self.tiles + tile
         slot = (tile * self.L + k) * self.T + t
@@ -130,11 +132,6 @@ class TileLayout:
         self._slots_by_key = slots[row[slots].argsort(stable=True)]
         counts = torch.bincount(row[slots], minlength=num_heads * num_keys)
         self._first_of_key = counts.cumsum(0) - counts
-
-    def make_edges(self) -> None:
-        """Every piece's edges, which otherwise wait until an attention map is asked for."""
-        for piece in self.pieces:
-            _ = piece.edge_slot
 
     def chunks(self, batch: int) -> Iterator[tuple[Piece, slice]]:
         """Pieces and parts of the batch, of about CHUNK scores each."""

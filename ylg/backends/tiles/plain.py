@@ -82,9 +82,6 @@ def second_gradients(
     through saved-tensor hooks (``save_on_cpu``) that are set while this runs.
     """
     with_map = d_attention is not None
-    layout = tile_layout(plan)  # made now, since what is made inside a transform must not outlive it
-    if with_map:
-        layout.make_edges()
 
     def attend(*inputs):
         return plain_attention(*map(wide, inputs), plan, scale, with_map)
