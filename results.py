@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ablations.paper import ASTERISK, anchor_table
 from ablations.questions import answers
-from ablations.records import read_records
+from ablations.records import RESULT, read_records
 from ablations.report import update_readme, write_report
 from ablations.summary import Summary, summarise
 from analysis.inversion.table import read_rows
@@ -55,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read_summaries() -> dict[str, Summary]:
-    """Folder -> what its runs show, for every ablation in the repository."""
-    folders = sorted(path for path in (ROOT / "ablations" / "results").iterdir() if path.is_dir())
+    """Folder -> what its runs show, for every folder of runs in the repository."""
+    folders = sorted({path.parents[1] for path in (ROOT / "ablations" / "results").glob(f"*/*/{RESULT}")})
     return {path.relative_to(ROOT).as_posix(): summarise(read_records(path)[0]) for path in folders}
 
 

@@ -4,14 +4,15 @@ They are drawn at the row's own grids, by the code that the networks use; the br
 """
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from PIL import Image
 
+from sagan_base.blocks import attention
 from sagan_base.config import ModelConfig
 from sagan_base.pages import data_uri
-from ylg import head_masks
 
 ALLOWED = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167))  # one colour a distinct mask
 FORBIDDEN = (238, 238, 238)
@@ -42,11 +43,12 @@ def mask_pictures(model: ModelConfig) -> list[MaskPicture]:
     """
     if model.attention is None or max(model.generator_attention) > LARGEST_SIDE:
         return []
-    side, attention = model.generator_attention[0], model.attention
-    grid = (side // 2, side // 2)
-    masks = head_masks(
-        attention.pattern, (side, side), grid, attention.num_heads, attention.order, attention.alignment
-    ).numpy()
+    side = model.generator_attention[0]
+    with torch.device("meta"):  # no weights: a layer's masks are asked for
+        # In sequence, a layer's map shows where paths through its steps lead; the steps are those of a parallel one.
+        parallel = replace(model.attention, mode="parallel")
+        layer = attention(model.generator_channels(side), side, parallel, model.numerics)
+    masks = [mask.toarray() for mask in layer.head_masks()]
     distinct: dict[bytes, list[int]] = {}
     for head, mask in enumerate(masks):
         distinct.setdefault(mask.tobytes(), []).append(head)
@@ -59,7 +61,7 @@ def mask_pictures(model: ModelConfig) -> list[MaskPicture]:
                 heads=", ".join(map(str, heads)),
                 share=f"{mask.mean():.1%}",
                 matrix=_png(mask, colour),
-                seen=_png(mask[middle].reshape(grid), colour),
+                seen=_png(mask[middle].reshape(layer.key_grid), colour),
             )
         )
     return pictures
