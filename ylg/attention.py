@@ -140,6 +140,13 @@ def check_backend(name: object) -> None:
         raise ValueError(f"backend={name!r} is unknown; use one of {names}")
 
 
+def check_input(x: object, axes: str, channels: int) -> None:
+    """Raises ValueError unless it is what a layer's linear maps take."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"the input must be a floating-point tensor {axes} with {channels} channels, got {got}")
+
+
 def check_scale(scale: object) -> None:
     """Raises ValueError unless it is a number or None: a tensor would lose its gradient without a word."""
     if scale is not None and (isinstance(scale, bool) or not isinstance(scale, Real)):

@@ -142,7 +142,7 @@ def aligned_rows(query_grid: Grid, key_grid: Grid, alignment: str) -> np.ndarray
     Raises:
         ValueError: unknown alignment, or a query grid that is not a multiple of the key grid.
     """
-    if alignment not in ALIGNMENTS:
+    if not isinstance(alignment, str) or alignment not in ALIGNMENTS:
         raise ValueError(f"unknown alignment {alignment!r}; use one of {', '.join(ALIGNMENTS)}")
     (rows, cols), (key_rows, key_cols) = query_grid, key_grid
     if rows % key_rows or cols % key_cols:

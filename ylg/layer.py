@@ -6,13 +6,14 @@ The block is that of Zhang et al., arXiv:1805.08318, section 3; the masks those 
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ylg.attention import check_backend, check_scale, sparse_attention
+from ylg.attention import check_backend, check_input, check_scale, sparse_attention
 from ylg.heads import HeadPattern, head_steps, sparse_head_masks
 from ylg.named_state import NamedState, masks_of_heads, shown_order
 from ylg.orders import Order, check_grid, is_whole
@@ -83,7 +84,7 @@ class SparseAttention2d(NamedState):
         if not is_whole(pool) or pool < 1 or grid[0] % pool or grid[1] % pool:
             raise ValueError(f"pool={pool!r} does not divide the grid {grid}; pool=1 leaves keys as they are")
         check_scale(scale)
-        if not 0 < temperature < math.inf:
+        if not isinstance(temperature, Real) or not 0 < temperature < math.inf:
             raise ValueError(f"temperature={temperature!r} must be a positive number; 4 to 16 suit small head dims")
         layout = head_steps(pattern, num_heads)  # before the channels: heads that fit no pattern never fit those
         if qk_channels is None:
@@ -156,6 +157,7 @@ class SparseAttention2d(NamedState):
         }
 
     def forward(self, x: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        check_input(x, "[batch, channels, height, width]", self.channels)
         if x.ndim != 4 or x.shape[1:] != (self.channels, *self.grid):
             raise ValueError(
                 f"the input must have the shape [batch, {self.channels}, {self.grid[0]}, {self.grid[1]}], "

@@ -72,7 +72,7 @@ def read_head_masks(masks: Masks) -> list[csr_array]:
                 f"but head {head} has {list(mask.shape)} and head 0 {list(masks[0].shape)}"
             )
     distinct = {id(mask): mask for mask in masks}  # heads that share an object are read once
-    read = {key: canonical(csr_array(mask, copy=True)) for key, mask in distinct.items()}
+    read = {key: canonical(_well_formed(mask, "a head mask").copy()) for key, mask in distinct.items()}
     return [read[id(mask)] for mask in masks]
 
 
@@ -118,7 +118,17 @@ def _sparse_step(step: object, index: int) -> csr_array:
     step = bool_array(step, _NO_STEP.format(index))
     if step.ndim != 2 or step.shape[0] != step.shape[1] or step.shape[0] < 1:
         raise ValueError(f"step {index} has shape {step.shape}; a step is [n, n] over the same n positions")
-    sparse = csr_array(step)
+    sparse = _well_formed(step, f"step {index}")
     if not (sparse.has_canonical_format and sparse.data.all()):  # stored False entries would count as edges
         sparse = canonical(sparse.copy())
+    return sparse
+
+
+def _well_formed(mask: object, name: str) -> csr_array:
+    """A sparse or dense mask as csr_array, its indices inside it: those outside would be read as other entries."""
+    try:
+        sparse = csr_array(mask)
+        sparse.check_format(full_check=True)
+    except ValueError as error:
+        raise ValueError(f"{name} is no well-formed sparse array: {error}") from None
     return sparse

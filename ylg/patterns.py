@@ -28,7 +28,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from ylg.grid_steps import default_block
-from ylg.masks import dense_stack, sparse_steps
+from ylg.masks import Masks, dense_stack, sparse_steps
 from ylg.orders import Grid, check_grid, is_whole
 from ylg.pattern_table import CHOICES, LAYOUTS, MEMBERS, Build, Pattern, butterfly
 from ylg.reach import unreachable_pair
@@ -118,10 +118,11 @@ def register_pattern(
     except TypeError as error:
         raise ValueError(f"build of pattern {name!r} must take two arguments, {form}: {error}") from None
     default_stride = default_block if on_grid else math.isqrt
+    _checked_steps.cache_clear()  # the same function may have changed what it does
     mine, refusal = None, None
     for size in sizes:
         try:
-            steps = build(size, default_stride(size))
+            steps = _built(name, build, size, default_stride(size))
         except ValueError as error:  # a size may be unsupported, but not every size
             refusal = refusal or error
             continue
@@ -240,10 +241,21 @@ def _checked_block(chosen: Pattern, grid: Grid, stride: int | Sequence[int]) -> 
     return block
 
 
+def _built(name: str, build: Build, size: int | Grid, stride: int | Grid) -> Masks:
+    """What ``build`` gives; its ValueErrors are its own, anything else is a fault in it."""
+    try:
+        return build(size, stride)
+    except ValueError:
+        raise
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"build of pattern {name!r} fails for {size}, {stride}: {said}") from error
+
+
 @lru_cache(maxsize=8)  # a large n takes tens of megabytes
 def _checked_steps(chosen: Pattern, size: int | Grid, stride: int | Grid) -> tuple[csr_array, ...]:
     """Build, and refuse what attention could not use: wrong shapes, rows without a key, false claims."""
-    steps = tuple(step.copy() for step in sparse_steps(chosen.build(size, stride)))
+    steps = tuple(step.copy() for step in sparse_steps(_built(chosen.name, chosen.build, size, stride)))
     n, sized = (math.prod(size), f"grid={size}") if chosen.on_grid else (size, f"n={size}")
     if len(steps) != chosen.num_steps or steps[0].shape[0] != n:
         raise ValueError(

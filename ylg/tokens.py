@@ -6,14 +6,13 @@ The weights are named as timm's, so that its pretrained ones load. Read next: la
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
 import torch
 from scipy.sparse import block_array, csr_array
 from torch import Tensor, nn
 
-from ylg.attention import check_backend, sparse_attention
+from ylg.attention import check_backend, check_input, sparse_attention
 from ylg.heads import HeadPattern, head_steps, sparse_head_masks
 from ylg.named_state import NamedState, masks_of_heads, shown_order
 from ylg.orders import Grid, Order, check_grid, is_whole
@@ -76,8 +75,7 @@ class SparseAttention(NamedState):
         if not is_whole(self.head_dim) or self.head_dim < 1:
             raise ValueError(f"head_dim={head_dim!r} must be a whole number from 1 up")
         self.grid = None if grid is None else check_grid(grid, "grid")
-        self.pattern = pattern if isinstance(pattern, str) else _hashable(pattern)
-        self.order = order if isinstance(order, str) else tuple(torch.as_tensor(order).tolist())
+        self.pattern, self.order, self._plans = pattern, order, {}
         self.extra_tokens, self.stride, self.backend = extra_tokens, stride, backend
         width = num_heads * self.head_dim
         self.qkv = nn.Linear(channels, 3 * width, bias=qkv_bias)
@@ -87,15 +85,19 @@ class SparseAttention(NamedState):
             rows, cols = self.bias_grid
             self.offset_bias = nn.Parameter(torch.zeros(num_heads, 2 * rows - 1, 2 * cols - 1))
             if extra_tokens:
-                self.extra_bias = nn.Parameter(
-                    torch.zeros(num_heads, 3)
-                )  # seen by cells, seeing them, both extra
+                self.extra_bias = nn.Parameter(torch.zeros(num_heads, 3))  # seen by cells, seeing them, both extra
         if self.grid is not None:
             self.plan(self.grid)  # what cannot be is refused here
 
     def plan(self, grid: Grid) -> AttentionPlan:
-        """The plan for a grid of cells, extra tokens first."""
-        return _plan(self.pattern, grid, self.num_heads, self.order, self.stride, self.extra_tokens)
+        """The plan for a grid of cells, extra tokens first; made once a grid."""
+        grid = check_grid(grid, "grid")
+        if grid not in self._plans:
+            masks = sparse_head_masks(self.pattern, grid, None, self.num_heads, self.order, stride=self.stride)
+            distinct = {id(mask): mask for mask in masks}
+            wider = {key: _with_extra(mask, self.extra_tokens) for key, mask in distinct.items()}
+            self._plans[grid] = attention_plan([wider[id(mask)] for mask in masks])
+        return self._plans[grid]
 
     def forward(
         self, x: Tensor, grid: Grid | None = None, key_mask: Tensor | None = None, return_attention: bool = False
@@ -107,6 +109,7 @@ class SparseAttention(NamedState):
             key_mask: bool ``[batch, tokens]``, False for tokens that nobody may attend to (padding); a query that is
                 left without a key gives zeros, before the output's projection.
         """
+        check_input(x, "[batch, tokens, channels]", self.channels)
         if x.ndim != 3 or x.shape[2] != self.channels:
             raise ValueError(f"the input must have the shape [batch, tokens, {self.channels}], got {list(x.shape)}")
         grid = self._grid_of(x.shape[1], grid)
@@ -163,20 +166,6 @@ class SparseAttention(NamedState):
             f"order={self.order!r}, extra_tokens={self.extra_tokens}, head_dim={self.head_dim}, "
             f"bias_grid={self.bias_grid}, stride={self.stride}, backend={self.backend!r}"
         )
-
-
-def _hashable(pattern: HeadPattern) -> HeadPattern:
-    return tuple(map(_hashable, pattern)) if isinstance(pattern, (list, tuple)) else pattern
-
-
-@lru_cache(maxsize=64)  # grids met: making the masks of one takes longer than attention
-def _plan(
-    pattern: HeadPattern, grid: Grid, num_heads: int, order: Order, stride: int | None, extra: int
-) -> AttentionPlan:
-    order = order if isinstance(order, str) else list(order)
-    masks = sparse_head_masks(pattern, grid, None, num_heads, order, stride=stride)
-    with_extra = {id(mask): _with_extra(mask, extra) for mask in masks}
-    return attention_plan([with_extra[id(mask)] for mask in masks])
 
 
 def _with_extra(mask: csr_array, extra: int) -> csr_array:
