@@ -61,7 +61,7 @@ class Measurement:
 
 
 def run_experiment(
-    experiment: Experiment, data: ImageData, out: Path, measure: Measurement, place: Processes, progress: bool = True
+    experiment: Experiment, data: ImageData, out: Path, measure: Measurement, group: Processes, progress: bool = True
 ) -> Record | None:
     """Train and measure, and return the record in process 0; the others train along and return None.
 
@@ -71,7 +71,7 @@ def run_experiment(
     """
     folder, config = out / experiment.name, experiment.config(data)
     preset = experiment.setting.preset
-    initial = _initial_metrics(config, data, folder, measure, preset.final_samples, place, progress)
+    initial = _initial_metrics(config, data, folder, measure, preset.final_samples, group, progress)
     result = train(
         config,
         data,
@@ -80,23 +80,23 @@ def run_experiment(
             generator, data, preset.curve_samples, progress=False, first_only=True
         ).values,
         progress=progress,
-        device=place.device,
+        device=group.device,
     )
-    if not place.is_first:
+    if not group.is_first:
         return None
     record = _measured(experiment, config, data, folder, measure, result, initial, progress)
     write_record(record)
     return record
 
 
-def finished(experiment: Experiment, data: ImageData, out: Path, place: Processes) -> Record | None:
+def finished(experiment: Experiment, data: ImageData, out: Path, group: Processes) -> Record | None:
     """The record of this very run where it is finished, else None; the same in every process."""
-    record = read_record(out / experiment.name) if place.is_first else None
+    record = read_record(out / experiment.name) if group.is_first else None
     if record is not None and record.config.config_hash() != experiment.config(data).config_hash():
         record = None  # the same run with fewer steps: it goes on
     if record is not None and record.setting != experiment.setting.conditions(data):
         record = None  # trained, but measured in other features: it is measured again
-    return place.from_first(record)
+    return group.from_first(record)
 
 
 def _initial_metrics(
@@ -105,12 +105,12 @@ def _initial_metrics(
     folder: Path,
     measure: Measurement,
     num_samples: int,
-    place: Processes,
+    group: Processes,
     progress: bool,
 ) -> dict[str, float]:
     """Metrics of the generator before its first step, measured once in these features, kept in ``initial.json``."""
     path = folder / "initial.json"
-    if not place.is_first:
+    if not group.is_first:
         return {}
     if path.is_file():
         try:
@@ -120,7 +120,7 @@ def _initial_metrics(
         except (ValueError, KeyError, TypeError) as error:
             print(f"{path} is not whole ({error}): measured again")
     generator, _ = build_networks(config)
-    metrics = measure(generator.to(place.device), data, num_samples, progress).values
+    metrics = measure(generator.to(group.device), data, num_samples, progress).values
     write_json(path, {"features": list(measure.features), "metrics": metrics})
     return metrics
 

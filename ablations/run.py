@@ -37,34 +37,21 @@ from ablations.sizes import require_equal_sizes
 from ablations.table import brief, write_table
 from sagan_base.attention_health import verdict
 from sagan_base.checkpoint import newest_step
-from sagan_base.cli import INTERRUPTED, usage_errors, writable_folder
+from sagan_base.cli import INTERRUPTED, Parser, usage_errors, writable_folder
 from sagan_base.config import RECIPES
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes, processes
 from sagan_base.metrics.evaluate import check_evaluation
+from sagan_base.metrics.features import FEATURES
 from sagan_base.run_folder import CHECKPOINT_FOLDER, CONFIG_FILE
 from sagan_base.training import TrainingInterrupted, TrainingStopped, check_data, folder_problem
 from ylg import ALIGNMENTS, ORDERS
 from ylg.heads import has_order
 from ylg.layer import MODES
 
-FEATURES = ("classifier", "efficientnet", "inception")
-
-
-class Parser(argparse.ArgumentParser):
-    """Mistakes become ValueErrors, which ``usage_errors`` reports in one line."""
-
-    def error(self, message: str) -> None:
-        raise ValueError(f"{message} (see --help)")
-
 
 def parser() -> argparse.ArgumentParser:
-    options = Parser(
-        "ablations/run.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    options = Parser("ablations/run.py", __doc__)
     which = options.add_argument_group("which rows (one of --pattern, --rows, --all)")
     which.add_argument("--pattern", help="one row: dense, fixed, ltr, ltr_rtl, strided, interlaced8, ...")
     order = which.add_mutually_exclusive_group()
@@ -182,17 +169,6 @@ def default_out(setting: Setting) -> Path:
     return Path("runs") / "-".join(parts)
 
 
-def load(asked: Request, place: Processes) -> ImageData:
-    """The images; under torchrun the first process decodes and caches them before the others read."""
-    preset = asked.setting.preset
-    if not place.is_first:
-        place.wait()
-    data = load_data(asked.setting.data, preset.model.resolution)
-    if place.is_first:
-        place.wait()
-    return data
-
-
 def check(asked: Request, data: ImageData) -> None:
     """Everything that can be refused before the first step, now that the data is known.
 
@@ -219,18 +195,18 @@ def check(asked: Request, data: ImageData) -> None:
     require_runs_belong(asked.out, {run.name for run in runs}, asked.setting.conditions(data))
 
 
-def run_all(asked: Request, data: ImageData, place: Processes) -> int:
+def run_all(asked: Request, data: ImageData, group: Processes) -> int:
     """Run what is not finished; returns the exit code, 1 where a run failed (the others go on)."""
     failed = []
     runs = asked.experiments
     for number, run in enumerate(runs, 1):
-        say = print if place.is_first else (lambda *_, **__: None)
+        say = print if group.is_first else (lambda *_, **__: None)
         say(f"\n[{number}/{len(runs)}] {run.row.title}, seed {run.seed}: {run.row.question}", flush=True)
-        if finished(run, data, asked.out, place):
+        if finished(run, data, asked.out, group):
             say(f"  finished before: {asked.out / run.name}")
             continue
         try:
-            record = run_experiment(run, data, asked.out, asked.measurement, place)
+            record = run_experiment(run, data, asked.out, asked.measurement, group)
         except TrainingStopped as error:
             failed.append(run.name)
             say(f"{run.name} failed: {error}", file=sys.stderr, flush=True)
@@ -238,7 +214,7 @@ def run_all(asked: Request, data: ImageData, place: Processes) -> int:
         if record is not None:
             say(result_text(record))
             tabulate(asked.out)
-    if place.is_first:
+    if group.is_first:
         finish(asked, failed)
     return 1 if failed else 0
 
@@ -301,17 +277,18 @@ def main(argv: list[str] | None = None) -> int:
             if asked.setting.data == "imagenet":
                 raise ValueError(f"preset {options.preset} needs images; give --data imagenet:PATH (it holds train/)")
             require_equal_sizes(asked.experiments)
-            place = stack.enter_context(processes(options.device))
+            group = stack.enter_context(processes(options.device))
             if (threads := asked.setting.preset.cpu_threads) and "OMP_NUM_THREADS" not in os.environ:
                 torch.set_num_threads(threads)
-            data = load(asked, place)
-            if place.is_first:
+            with group.first_before_others():  # it decodes and caches what the others then read
+                data = load_data(asked.setting.data, asked.setting.preset.model.resolution)
+            if group.is_first:
                 check(asked, data)
-            place.wait()
-        if place.is_first:
+            group.wait()
+        if group.is_first:
             print(data.describe(), flush=True)
         try:
-            return run_all(asked, data, place)
+            return run_all(asked, data, group)
         except TrainingInterrupted as stop:
             print(f"\n{stop}", file=sys.stderr)
             return stop.exit_code

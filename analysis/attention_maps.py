@@ -26,9 +26,8 @@ from analysis.inversion.saliency import dense, entropy_share, saliency
 from analysis.inversion.targets import Target, from_file, generated, held_out
 from analysis.loading import Model, add_model_arguments
 from analysis.overlay import against_uniform, at_least, captioned, fitted, overlay
-from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.cli import Parser, usage_errors, writable_folder
 from sagan_base.files import atomic_write, save_image, write_json, write_text
-from sagan_base.options import Parser
 from sagan_base.provenance import provenance
 from sagan_base.sampling import to_image
 from sagan_base.tables import csv

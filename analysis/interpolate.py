@@ -20,9 +20,8 @@ from torch import Tensor
 from analysis.inversion.report import shorten
 from analysis.loading import Model, add_model_arguments, model_of
 from analysis.overlay import at_least, captioned
-from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.cli import Parser, usage_errors, writable_folder
 from sagan_base.files import save_image
-from sagan_base.options import Parser
 from sagan_base.sampling import generate, to_image
 
 STRIP = 16  # pictures of the walk in the strip

@@ -35,8 +35,7 @@ from analysis.inversion.targets import (
 )
 from analysis.loading import Model, add_model_arguments
 from sagan_base.checkpoint import model_file
-from sagan_base.cli import INTERRUPTED, usage_errors, writable_folder
-from sagan_base.options import Parser
+from sagan_base.cli import INTERRUPTED, Parser, usage_errors, writable_folder
 from sagan_base.provenance import command_line, provenance
 
 

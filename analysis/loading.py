@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from sagan_base.checkpoint import load_checkpoint, read_checkpoint
+from sagan_base.cli import find_device
 from sagan_base.data import ImageData, load_data
 from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator
@@ -134,7 +135,7 @@ def open_model(name: str | None, checkpoint: Path | None, device: str | None, th
     if threads is not None and threads < 1:
         raise ValueError(f"--threads {threads} is not positive")
     model = load_model(name, checkpoint)
-    target = _device(device)
+    target = find_device(device)
     # Work this small gains little from more threads and, on a busy machine, loses much by their waiting for each
     # other (13 s against 321 s for one inversion). One thread also gives the same bits whatever the number of cores.
     if threads or model.generator.resolution <= SMALL:
@@ -179,15 +180,3 @@ def _class_names(path: Path, num_classes: int) -> tuple[str, ...]:
 def _fitting(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:
     """The names where they fit the network (an unconditional one may have seen classes), else numbers."""
     return names if len(names) == num_classes else tuple(str(label) for label in range(num_classes))
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason}); leave --device out or use cpu") from None
-    return device

@@ -23,10 +23,9 @@ from analysis.inversion.report import shorten
 from analysis.loading import Model, add_model_arguments, model_of
 from analysis.neighbours import Encoder, encoded, encoder, nearest
 from analysis.overlay import at_least, captioned
-from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.cli import Parser, usage_errors, writable_folder
 from sagan_base.data import ImageData
 from sagan_base.files import save_image, write_json
-from sagan_base.options import Parser
 from sagan_base.provenance import provenance
 from sagan_base.sampling import draw_class, to_image
 

@@ -38,10 +38,8 @@ from timing import captured, copy_bandwidth, described, held_bytes, in_turns, pe
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from sagan_base.cli import usage_errors, writable_folder
-from sagan_base.distributed import find_device
+from sagan_base.cli import Parser, find_device, usage_errors, writable_folder
 from sagan_base.files import write_json
-from sagan_base.options import Parser
 from sagan_base.provenance import provenance
 from sagan_base.tables import text
 from ylg import attention_plan, sparse_attention, sparse_head_masks

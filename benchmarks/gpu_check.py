@@ -16,8 +16,7 @@ import attention
 import pytest
 import torch
 
-from sagan_base.cli import usage_errors
-from sagan_base.options import Parser
+from sagan_base.cli import Parser, usage_errors
 
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "ylg"
 CASES = ("grid-32-batch-64", "grid-32-batch-64-bfloat16", "grid-64-batch-16-bfloat16", "grid-128", "discriminator-32")

@@ -24,8 +24,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from sagan_base.cli import usage_errors
-from sagan_base.options import Parser
+from sagan_base.cli import Parser, usage_errors
 
 with usage_errors():  # before triton is imported, which asks once
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):

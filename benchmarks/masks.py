@@ -23,9 +23,8 @@ import torch
 from scipy.sparse import csr_array
 from timing import seconds
 
-from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.cli import Parser, usage_errors, writable_folder
 from sagan_base.files import write_json
-from sagan_base.options import Parser
 from sagan_base.provenance import provenance
 from sagan_base.tables import text
 from ylg import grid_order, head_masks, patterns, sparse_head_masks

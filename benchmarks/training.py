@@ -22,12 +22,11 @@ import torch
 from timing import described, in_turns, quartiles
 from tqdm import tqdm
 
-from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.cli import Parser, find_device, usage_errors, writable_folder
 from sagan_base.config import AttentionConfig, ModelConfig, Recipe, RunConfig, TrainConfig
 from sagan_base.data import ImageData
-from sagan_base.distributed import Processes, find_device
+from sagan_base.distributed import Processes
 from sagan_base.files import write_json
-from sagan_base.options import Parser
 from sagan_base.provenance import provenance
 from sagan_base.tables import text
 from sagan_base.updates import Updates

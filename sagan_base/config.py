@@ -9,6 +9,8 @@ import json
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ylg.layer import MODES
+
 RESOLUTIONS = (16, 32, 64, 128, 256)
 AUGMENTATIONS = ("colour", "translation", "cutout")
 
@@ -56,7 +58,7 @@ class AttentionConfig:
         )
         _require(self.num_heads >= 1, f"num_heads={self.num_heads} is not positive; use 1, 2, 4 or 8")
         _require(
-            self.mode in ("parallel", "sequential"),
+            self.mode in MODES,
             f"mode={self.mode!r} is unknown; use 'parallel' (the paper) or 'sequential'",
         )
 

@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from sagan_base.cli import find_device
+
 # Process 0 evaluates alone while the others wait for it, which on ImageNet takes longer than the default 10 minutes.
 TIMEOUT = timedelta(hours=2)
 
@@ -60,27 +62,19 @@ class Processes:
         dist.broadcast_object_list(holder, src=0, device=self.device)
         return holder[0]
 
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """Process 0 does the block alone, then the others: what it put into a cache, they find there."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.count > 1:
             dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
-
-
-def find_device(name: str | torch.device | None) -> torch.device:
-    """The device of this name; a GPU where there is one when None.
-
-    Raises:
-        ValueError: PyTorch knows no such device, or there is none here.
-    """
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name} cannot be used ({reason}); use cpu, or cuda where there is a GPU") from None
-    return device
 
 
 def _fresh_store() -> dist.Store:
@@ -119,9 +113,9 @@ def processes(device: str | torch.device | None = None) -> Iterator[Processes]:
     dist.init_process_group(
         backend, timeout=TIMEOUT, store=_fresh_store(), rank=int(os.environ["RANK"]), world_size=count
     )
-    place = Processes(dist.get_rank(), dist.get_world_size(), device)
+    group = Processes(dist.get_rank(), dist.get_world_size(), device)
     try:
-        yield place
-        place.wait()  # torch 2.6 deadlocks in leaving while gloo still holds tensors of the last exchange
+        yield group
+        group.wait()  # torch 2.6 deadlocks in leaving while gloo still holds tensors of the last exchange
     finally:
         dist.destroy_process_group()

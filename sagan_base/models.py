@@ -4,13 +4,12 @@
 (EMA generator, discriminator, configuration) and ``NAME.json`` (its card); ship.py writes both from a finished run.
 """
 
-import argparse
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from sagan_base.cli import usage_errors
+from sagan_base.cli import Parser, usage_errors
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
 DEFAULT_MODEL = "digits"  # its data come with scikit-learn, so that every command works at once
@@ -103,9 +102,7 @@ def resolve_model(name: str | None = None) -> Path:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m sagan_base.models", description="List the models that ship with the package, with their cards."
-    )
+    parser = Parser("python -m sagan_base.models", "List the models that ship with the package, with their cards.")
     parser.add_argument("name", nargs="*", help="show only these models")
     parser.add_argument("--path", action="store_true", help="print the checked path of the weights and nothing else")
     arguments = parser.parse_args(argv)

@@ -4,30 +4,12 @@ An option that is not given leaves its field to the recipe or to the dataclass's
 """
 
 import argparse
-import shutil
 from dataclasses import MISSING, fields, replace
 from types import UnionType
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from sagan_base.config import RECIPES, AttentionConfig, ModelConfig, NumericsConfig, Recipe, RunConfig, TrainConfig
 from ylg.heads import has_order
-
-
-class Parser(argparse.ArgumentParser):
-    """Wide help, no abbreviations (a later option would change their meaning), and a mistake is one line."""
-
-    def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, formatter_class=_wide, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; --help shows the options\n")
-
-
-def _wide(prog: str) -> argparse.HelpFormatter:
-    return argparse.HelpFormatter(
-        prog, max_help_position=34, width=min(120, shutil.get_terminal_size((120, 24)).columns)
-    )
-
 
 # Field -> what the help says. A test checks that these are exactly the fields there are.
 HELP: dict[type, dict[str, str]] = {

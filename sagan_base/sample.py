@@ -15,12 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sagan_base.checkpoint import build_networks, fill_network, model_file, read_checkpoint
-from sagan_base.cli import usage_errors, writable_folder
-from sagan_base.distributed import find_device
+from sagan_base.cli import Parser, find_device, usage_errors, writable_folder
 from sagan_base.files import save_image
 from sagan_base.generator import Generator
 from sagan_base.models import BEST_MODEL, resolve_model
-from sagan_base.options import Parser
 from sagan_base.sampling import draw_class, sample_sheet, to_image
 
 MOST_ON_A_SHEET = 10_000

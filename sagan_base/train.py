@@ -13,17 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sagan_base.blocks import check_attention
-from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.cli import Parser, find_device, usage_errors, writable_folder
 from sagan_base.config import ModelConfig, RunConfig
 from sagan_base.data import ImageData, load_data
-from sagan_base.distributed import Processes, find_device, processes
+from sagan_base.distributed import Processes, processes
 from sagan_base.generator import Generator
 from sagan_base.metrics.evaluate import check_evaluation, evaluate
-from sagan_base.options import Parser, add_config_options, config_from_options
+from sagan_base.metrics.features import FEATURES
+from sagan_base.options import add_config_options, config_from_options
 from sagan_base.run_folder import SAMPLES_FILE
 from sagan_base.training import TrainingInterrupted, TrainingRun, TrainingStopped, TrainResult
-
-FEATURES = ("classifier", "efficientnet", "inception")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -57,23 +56,23 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     with usage_errors():
         find_device(arguments.device)
-    with processes(arguments.device) as place:
+    with processes(arguments.device) as group:
         with usage_errors():
-            run = _prepare(arguments, place)
+            run = _prepare(arguments, group)
         if run is None:
             return 0
         try:
             result = run.train()
         except (TrainingStopped, TrainingInterrupted) as stop:
-            if place.is_first:
+            if group.is_first:
                 print(stop, file=sys.stderr)
             return stop.exit_code
-        if place.is_first:
+        if group.is_first:
             print(summary(result))
         return 0
 
 
-def _prepare(arguments: argparse.Namespace, place: Processes) -> TrainingRun | None:
+def _prepare(arguments: argparse.Namespace, group: Processes) -> TrainingRun | None:
     """Everything that can be wrong with the options; None after a dry run."""
     if arguments.features is None and (
         arguments.inception_weights or arguments.num_samples is not None or "metrics_every" in arguments
@@ -82,34 +81,25 @@ def _prepare(arguments: argparse.Namespace, place: Processes) -> TrainingRun | N
             f"--metrics-every, --num-samples and --inception-weights need --features; give one of {FEATURES}"
         )
     check_attention(config_from_options(arguments, arguments.data).model)  # bad values, before the data is read
-    if arguments.cache is not None and place.is_first:
+    if arguments.cache is not None and group.is_first:
         writable_folder("--cache", arguments.cache)
-    data = _load_in_turn(arguments, place)
+    resolution = getattr(arguments, "resolution", ModelConfig.resolution)
+    with group.first_before_others():
+        data = load_data(arguments.data, resolution, getattr(arguments, "image_channels", None), cache=arguments.cache)
     config = config_from_options(arguments, arguments.data, image_channels=data.channels, num_classes=data.num_classes)
     if arguments.dry_run:
-        if place.is_first:
+        if group.is_first:
             print(json.dumps(config.to_dict(), indent=2))
         return None
-    if arguments.features is not None and place.is_first:  # it alone evaluates
+    if arguments.features is not None and group.is_first:  # it alone evaluates
         check_evaluation(data, arguments.features, arguments.num_samples, arguments.inception_weights)
     out = arguments.out or default_folder(config)
-    run = TrainingRun(config, data, out, place, _evaluation(arguments, data))
-    if place.is_first:
+    run = TrainingRun(config, data, out, group, _evaluation(arguments, data))
+    if group.is_first:
         writable_folder("--out", out)
-        where = f"{place.count} processes, " if place.count > 1 else ""
-        print(f"{data.describe()}\nrun: {out}, {where}{place.device.type}, {parameters(run)}", flush=True)
+        where = f"{group.count} processes, " if group.count > 1 else ""
+        print(f"{data.describe()}\nrun: {out}, {where}{group.device.type}, {parameters(run)}", flush=True)
     return run
-
-
-def _load_in_turn(arguments: argparse.Namespace, place: Processes) -> ImageData:
-    """Process 0 first, because it may have to decode pictures into the cache that the others then read."""
-    if not place.is_first:
-        place.wait()
-    resolution = getattr(arguments, "resolution", ModelConfig.resolution)
-    data = load_data(arguments.data, resolution, getattr(arguments, "image_channels", None), cache=arguments.cache)
-    if place.is_first:
-        place.wait()
-    return data
 
 
 def _evaluation(arguments: argparse.Namespace, data: ImageData) -> Callable[[Generator, int], dict[str, float]] | None:

@@ -117,8 +117,8 @@ def train(
         TrainingStopped: the losses are not finite or the discriminator collapsed; the last good checkpoint is kept.
         TrainingInterrupted: (a KeyboardInterrupt) SIGINT or SIGTERM arrived; a checkpoint was written.
     """
-    with processes(device) as place:
-        return TrainingRun(config, data, Path(out), place, evaluate, progress).train()
+    with processes(device) as group:
+        return TrainingRun(config, data, Path(out), group, evaluate, progress).train()
 
 
 def check_data(config: RunConfig, data: ImageData) -> None:
@@ -153,7 +153,7 @@ class TrainingRun:
     """A run at the step where its folder left it, in one of its processes.
 
     Making one checks all that a caller can get wrong, and writes nothing; ``train`` does the work. Arguments and
-    errors are those of the function ``train``; ``place`` is this process among all.
+    errors are those of the function ``train``; ``group`` is this process among all.
     """
 
     def __init__(
@@ -161,23 +161,23 @@ class TrainingRun:
         config: RunConfig,
         data: ImageData,
         out: Path,
-        place: Processes,
+        group: Processes,
         evaluate: Evaluate | None = None,
         progress: bool = True,
     ) -> None:
         check_data(config, data)
-        self.config, self.data, self.out, self.place = config, data, out, place
-        self.evaluate, self.progress = evaluate, progress and place.is_first
+        self.config, self.data, self.out, self.group = config, data, out, group
+        self.evaluate, self.progress = evaluate, progress and group.is_first
         self.folder = out / CHECKPOINT_FOLDER
         # Process 0 reads for all: the processes cannot disagree, and need not share a file system.
-        problem, found = place.from_first(self._read_folder() if place.is_first else None)
+        problem, found = group.from_first(self._read_folder() if group.is_first else None)
         if problem is not None:
             raise ValueError(problem)
-        self.updates = Updates(config, place, self._reader(), len(data))
+        self.updates = Updates(config, group, self._reader(), len(data))
         self.step, self.seconds = 0, 0.0
         self.health, self.last_good = Health(), None
         self.best: dict[str, float] | None = None  # step and Fréchet distance of best.safetensors
-        self.window = torch.zeros(len(LOSSES), device=place.device)  # sums since the last log line
+        self.window = torch.zeros(len(LOSSES), device=group.device)  # sums since the last log line
         self.window_start, self.window_seconds = 0, 0.0
         if found is not None:
             self._resume(found)
@@ -197,7 +197,7 @@ class TrainingRun:
         return None, found
 
     def _reader(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        data, device = self.data, self.place.device
+        data, device = self.data, self.group.device
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             if data.images.nbytes < free / 4:  # the rest is for the networks
@@ -224,14 +224,14 @@ class TrainingRun:
     def _train(self, stop: StopRequest) -> None:
         steps = self.config.training.steps
         log = None
-        if self.place.is_first:
-            self.provenance = {"processes": self.place.count, **provenance(self.config.training.seed)}
+        if self.group.is_first:
+            self.provenance = {"processes": self.group.count, **provenance(self.config.training.seed)}
             write_record(self.out / CONFIG_FILE, self.config, self.data, {"from_step": self.step, **self.provenance})
             newer = [path for path in checkpoint_files(self.folder) if path > checkpoint_path(self.folder, self.step)]
             for useless in (*newer, *self.folder.glob(".step_*")):  # damaged, or never finished by a killed process
                 useless.unlink(missing_ok=True)
             log = RunLog(self.out, self.step)
-            if self.config.training.precision == "bfloat16" and slow_bfloat16(self.place.device):
+            if self.config.training.precision == "bfloat16" and slow_bfloat16(self.group.device):
                 print("warning: this processor has no bfloat16 arithmetic, so --precision float32 would be many times "
                       "quicker (in a run of its own)", flush=True)  # fmt: skip
         bar = tqdm(total=steps, initial=self.step, unit="step", disable=not self.progress, mininterval=0.5)
@@ -243,7 +243,7 @@ class TrainingRun:
                 self._count_time(started)
                 bar.update()
                 self._after_step(log, bar)
-                if self.place.any(stop.signal_number is not None) and self.step < steps:
+                if self.group.any(stop.signal_number is not None) and self.step < steps:
                     self._interrupted(stop.signal_number)
         finally:
             bar.close()
@@ -268,8 +268,8 @@ class TrainingRun:
         if self._due(training.metrics_every) and self.evaluate is not None:
             if log is not None:
                 log.write(self.step, self._evaluated())
-            self.place.wait()
-        if self._due(training.sample_every) and self.place.is_first:
+            self.group.wait()
+        if self._due(training.sample_every) and self.group.is_first:
             sheet = preview(self.updates.ema.module, training.seed)
             for path in (self.out / SAMPLES_FOLDER / f"step_{self.step:08d}.png", self.out / SAMPLES_FILE):
                 save_image(path, sheet)
@@ -284,7 +284,7 @@ class TrainingRun:
             (latents(source, size, model.latent_dim), labels(source, size, model.num_classes))
             for _ in range(training.standing_statistics)
         ]
-        device = self.place.device
+        device = self.group.device
         measure_statistics(ema, ((z.to(device), classes.to(device)) for z, classes in batches))
 
     def _evaluated(self) -> dict[str, float]:
@@ -294,7 +294,7 @@ class TrainingRun:
                 self._keep_best(values)
             return values
         except Exception:
-            if self.place.count == 1:  # the other processes wait elsewhere, and a checkpoint needs them all
+            if self.group.count == 1:  # the other processes wait elsewhere, and a checkpoint needs them all
                 self._save()  # the steps are good, whatever is wrong with their measurement
             raise
 
@@ -307,7 +307,7 @@ class TrainingRun:
     def _log(self, log: RunLog | None, bar: tqdm) -> None:
         started = time.perf_counter()
         count = self.step - self.window_start
-        averages = self.place.mean(self.window / count).tolist()  # waits for the device
+        averages = self.group.mean(self.window / count).tolist()  # waits for the device
         self._count_time(started)
         losses = dict(zip(LOSSES, averages, strict=True))
         if problem := self.health.problem(self.window_start, self.step, losses):
@@ -325,7 +325,7 @@ class TrainingRun:
 
     def _map_health(self) -> dict[str, float]:
         """Each attention layer's measures, means over its heads, on the same few images and samples every time."""
-        device = self.updates.place.device
+        device = self.updates.group.device
         samples = sample_batches(self.updates.ema.module, self.data, LOGGED_IMAGES, device=device)
         networks = {
             "generator": (self.updates.ema.module, samples),
@@ -348,8 +348,8 @@ class TrainingRun:
             )
         if self.health.collapsed_since is None:
             self.last_good = path
-        window = self.place.mean(self.window)
-        if self.place.is_first and self.saved_step != self.step:
+        window = self.group.mean(self.window)
+        if self.group.is_first and self.saved_step != self.step:
             write_checkpoint(path, {**self.updates.state(), "window.sums": window}, self.config, self._info())
             remove_old_checkpoints(self.folder, self.config.training.keep_checkpoints, self.last_good)
         self.saved_step = self.step
@@ -377,7 +377,7 @@ class TrainingRun:
     def _interrupted(self, signal_number: int | None) -> None:
         self._measure_statistics()
         path = self._save()
-        self.place.wait()
+        self.group.wait()
         raise TrainingInterrupted(
             f"stopped at step {self.step} of {self.config.training.steps}; the state is in {path}. "
             "The same command goes on from there.",
@@ -387,17 +387,17 @@ class TrainingRun:
     def _result(self) -> TrainResult:
         checkpoint, model = checkpoint_path(self.folder, self.step), self.out / MODEL_FILE
         metrics: dict[str, Any] = {}
-        if self.place.is_first:
+        if self.group.is_first:
             if _exported_step(model) != self.step:
                 export_model(model, checkpoint)
             for line in read_metrics(self.out):
                 metrics |= line
-        self.place.wait()
+        self.group.wait()
         return TrainResult(
             steps=self.step,
             seconds=self.seconds,
             images_per_second=self.step * self.config.recipe.batch_size / max(self.seconds, 1e-9),
-            metrics=self.place.from_first(metrics),
+            metrics=self.group.from_first(metrics),
             generator=self.updates.ema.module,
             out=self.out,
             checkpoint=checkpoint,

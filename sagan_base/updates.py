@@ -34,27 +34,27 @@ class Updates:
 
     Args:
         config: the run.
-        place: this process among all; decides the share of the batch and the device.
+        group: this process among all; decides the share of the batch and the device.
         read_images: the training images by index.
         num_images: how many there are.
     Raises:
         ValueError: the batch does not divide into equal parts.
     """
 
-    def __init__(self, config: RunConfig, place: Processes, read_images: ReadImages, num_images: int) -> None:
+    def __init__(self, config: RunConfig, group: Processes, read_images: ReadImages, num_images: int) -> None:
         recipe, training = config.recipe, config.training
-        if recipe.batch_size % (training.accumulation * place.count):
+        if recipe.batch_size % (training.accumulation * group.count):
             raise ValueError(
                 f"batch_size={recipe.batch_size} does not divide into accumulation={training.accumulation} micro-"
-                f"batches for {place.count} processes; use a multiple of {training.accumulation * place.count}"
+                f"batches for {group.count} processes; use a multiple of {training.accumulation * group.count}"
             )
-        self.config, self.place = config, place
+        self.config, self.group = config, group
         self.read_images, self.num_images = read_images, num_images
         layout = torch.channels_last if training.channels_last else torch.contiguous_format
         self.layout = layout
         generator, discriminator = build_networks(config)
-        self.generator = generator.to(place.device, memory_format=layout).train()
-        self.discriminator = discriminator.to(place.device, memory_format=layout).train()
+        self.generator = generator.to(group.device, memory_format=layout).train()
+        self.discriminator = discriminator.to(group.device, memory_format=layout).train()
         set_sync_batch_norm(self.generator, training.sync_batch_norm)
         self.ema = GeneratorEMA(self.generator, recipe.ema_decay, recipe.ema_start)
         self.generator_optimizer = _adam(self.generator, recipe.generator_lr, config)
@@ -62,10 +62,10 @@ class Updates:
         if training.compile:  # in place, so that names, state and the classes stay the same
             self.generator.compile()
             self.discriminator.compile()
-        if place.device.type == "cuda":
+        if group.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # shapes never change, so the search for the fastest kernel pays
-        self._parallel_generator = _parallel(self.generator, place)
-        self._parallel_discriminator = _parallel(self.discriminator, place)
+        self._parallel_generator = _parallel(self.generator, group)
+        self._parallel_discriminator = _parallel(self.discriminator, group)
         self._discriminator_parameters = list(self.discriminator.parameters())
 
     def step(self, step: int) -> Tensor:
@@ -90,7 +90,7 @@ class Updates:
         z, classes = self._draw("discriminator", step, repeat)
         changes = self._augmentations(2, step, repeat)
         self.discriminator_optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros(3, device=self.place.device)
+        total = torch.zeros(3, device=self.group.device)
         for micro, last in self._micro_batches():
             real, real_labels = self.read_images(self._share(index, micro))
             if mirrored is not None:
@@ -118,7 +118,7 @@ class Updates:
         z, classes = self._draw("generator", step)
         (changes,) = self._augmentations(1, step, self.config.recipe.discriminator_steps)
         self.generator_optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.place.device)
+        total = torch.zeros((), device=self.group.device)
         # Frozen, the discriminator passes the gradient on to the images without computing its own.
         _set_requires_grad(self._discriminator_parameters, False)
         for micro, last in self._micro_batches():
@@ -159,13 +159,13 @@ class Updates:
 
     def _share(self, batch: Tensor, micro: int) -> Tensor:
         """This process's part of a micro-batch of the global batch."""
-        return self.place.part(batch.chunk(self.config.training.accumulation)[micro])
+        return self.group.part(batch.chunk(self.config.training.accumulation)[micro])
 
     def _on_device(self, batch: Tensor, micro: int) -> Tensor:
         share = self._share(batch, micro)
-        if self.place.device.type == "cuda":
+        if self.group.device.type == "cuda":
             share = share.pin_memory()
-        return share.to(self.place.device, non_blocking=True)
+        return share.to(self.group.device, non_blocking=True)
 
     def _known_labels(self, classes: Tensor) -> Tensor | None:
         """An unconditional network is shown no labels, even where the data has some."""
@@ -173,7 +173,7 @@ class Updates:
 
     def _autocast(self) -> torch.autocast:
         enabled = self.config.training.precision == "bfloat16"
-        return torch.autocast(self.place.device.type, torch.bfloat16, enabled=enabled)
+        return torch.autocast(self.group.device.type, torch.bfloat16, enabled=enabled)
 
     def is_finite(self) -> bool:
         """Whether every weight is a number; reads one value from the device."""
@@ -225,14 +225,14 @@ def _adam(network: nn.Module, learning_rate: float, config: RunConfig) -> torch.
     )
 
 
-def _parallel(network: nn.Module, place: Processes) -> nn.Module:
-    if place.count == 1:
+def _parallel(network: nn.Module, group: Processes) -> nn.Module:
+    if group.count == 1:
         return network
     # Buffers are not exchanged: power-iteration vectors are equal in all processes, because the weights are; the
     # moving statistics, which training never reads, are process 0's.
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # new, deprecated name
-    device_ids = [place.device] if place.device.type == "cuda" else None
+    device_ids = [group.device] if group.device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=device_ids, **{name: False})
 
 

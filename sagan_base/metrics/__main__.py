@@ -9,16 +9,13 @@ import sys
 from pathlib import Path
 
 from sagan_base.checkpoint import build_networks, load_checkpoint
-from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.cli import Parser, find_device, usage_errors, writable_folder
 from sagan_base.data import ImageData, load_data
-from sagan_base.distributed import find_device
 from sagan_base.files import write_json
 from sagan_base.generator import Generator
 from sagan_base.metrics.class_accuracy import CLASS_ACCURACY, class_accuracy, svm_accuracy, train_svm
 from sagan_base.metrics.evaluate import check_evaluation, evaluate
-from sagan_base.options import Parser
-
-FEATURES = ("classifier", "efficientnet", "inception")
+from sagan_base.metrics.features import FEATURES
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -92,6 +92,7 @@ class EfficientNetFeatures(_TwoFeatures):
         return features, self.network.classifier(features)
 
 
+FEATURES = ("classifier", "efficientnet", "inception")  # as options name them
 CLASSIFIER, EFFICIENTNET, INCEPTION = "ylg-classifier", "ylg-efficientnet-lite0", "inception-v3-compat"
 for _name, _class in ((CLASSIFIER, ClassifierFeatures), (EFFICIENTNET, EfficientNetFeatures)):
     if _name not in FEATURE_EXTRACTORS_REGISTRY:
@@ -152,7 +153,7 @@ def choose_features(features: str, data: ImageData, cache: Path, weights: Path |
         return FeatureChoice("EfficientNet", EFFICIENTNET, efficientnet_weights(weights))
     if features == "inception":
         return FeatureChoice("Inception", INCEPTION, inception_weights(weights), ("2048", "logits_unbiased"))
-    raise ValueError(f"features={features!r} is unknown; use 'classifier', 'efficientnet' or 'inception'")
+    raise ValueError(f"features={features!r} is unknown; use {', '.join(map(repr, FEATURES[:-1]))} or {FEATURES[-1]!r}")
 
 
 def efficientnet_weights(weights: Path | None = None) -> Path:

@@ -342,7 +342,7 @@ def test_the_comparison_shows_the_real_image_and_then_the_reconstruction(chosen_
         (["--held-out", "-1"], "--held-out -1 is negative"),
         (["--held-out", "9999"], "ask for fewer"),
         (["--held-out", "1", "--data", "folder:nowhere"], "nowhere"),
-        (["PICTURE", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
+        (["PICTURE", "--device", "cuda:99"], "--device cuda:99 cannot be used"),
         (["PICTURE", "--lpips", "a.pth", "b.pth"], "a.pth does not exist"),
     ],
 )

@@ -29,7 +29,7 @@ data = ImageData("noise", images, torch.arange(30) % 3, ("zero", "one", "two"))
 if "fail-once" in sys.argv and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
     step = Updates.step
     def failing(self, number):
-        if number == 4 and self.place.rank == 1:
+        if number == 4 and self.group.rank == 1:
             os._exit(3)
         return step(self, number)
     Updates.step = failing
@@ -97,10 +97,10 @@ def test_a_process_takes_an_equal_contiguous_share_of_the_batch():
 
 
 def test_alone_every_exchange_is_the_identity():
-    with processes("cpu") as place:
-        assert (place.rank, place.count) == (0, 1)
-        assert place.any(True) and not place.any(False)
-        assert place.from_first({"a": 1}) == {"a": 1}
-        assert torch.equal(place.mean(torch.ones(2)), torch.ones(2))
-        place.wait()
+    with processes("cpu") as group:
+        assert (group.rank, group.count) == (0, 1)
+        assert group.any(True) and not group.any(False)
+        assert group.from_first({"a": 1}) == {"a": 1}
+        assert torch.equal(group.mean(torch.ones(2)), torch.ones(2))
+        group.wait()
     assert not torch.distributed.is_initialized()
