@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ylg.orders import Grid
 
 COLOURS = 8
+MARK = 4.0  # bright, or dense attention needs long to notice it
 CHANNELS = COLOURS + 1  # of a picture: the colours, one-hot, and a mark
 Batch = tuple[Tensor, Tensor]  # pictures [batch, CHANNELS, rows, cols]; shares of colours [batch, COLOURS, rows, cols]
 
@@ -23,7 +24,7 @@ def find(grid: Grid, batch: int, random: Generator) -> Batch:
     """Every cell names the colour of the one marked cell."""
     pictures = _pictures(grid, batch, random)
     marked = torch.randint(grid[0] * grid[1], (batch,), generator=random)
-    pictures[:, COLOURS].view(batch, -1)[torch.arange(batch), marked] = 1
+    pictures[:, COLOURS].view(batch, -1)[torch.arange(batch), marked] = MARK
     colours = pictures[:, :COLOURS].flatten(2)[torch.arange(batch), :, marked]
     return pictures, colours[:, :, None, None].expand(-1, -1, *grid)
 

@@ -10,7 +10,7 @@ import ylg
 from ablations import probe_rows, probes
 from ablations.probe_rows import NAMED, RANDOM, predictions
 from ablations.probe_run import run
-from ablations.probe_tasks import COLOURS, SWAPS, TASKS, score
+from ablations.probe_tasks import COLOURS, MARK, SWAPS, TASKS, score
 
 ROWS = {row.name: row for row in NAMED + RANDOM}
 GRID = (8, 8)
@@ -26,7 +26,7 @@ def test_a_picture_has_a_colour_in_every_cell_and_its_answer_follows_from_it(tas
     random = torch.Generator().manual_seed(0)
     pictures, shares = TASKS[task]((4, 6), 3, random)
     assert (pictures[:, :COLOURS].sum(1) == 1).all() and shares.sum(1).allclose(torch.ones(3, 4, 6))
-    assert pictures[:, COLOURS].sum((1, 2)).tolist() == [1.0 if task == "find" else 0.0] * 3
+    assert pictures[:, COLOURS].sum((1, 2)).tolist() == [MARK if task == "find" else 0.0] * 3
     colours = pictures[:, :COLOURS].argmax(1)
     for b in range(3):
         for r in range(4):
