@@ -8,19 +8,22 @@ The figures on the card are those that the run measured; nothing is typed in. Re
 
 import argparse
 import hashlib
-import json
-import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from ablations.records import Record, read_record
+from ablations.records import read_record
+from sagan_base.checkpoint import Checkpoint, export_model, load_checkpoint, read_checkpoint
 from sagan_base.cli import usage_errors
-from sagan_base.config import ModelConfig
-from sagan_base.files import atomic_write, save_image, write_json, write_text
+from sagan_base.config import ModelConfig, from_dict
+from sagan_base.files import save_image, write_json, write_text
+from sagan_base.metrics.class_accuracy import CLASS_ACCURACY
+from sagan_base.metrics.names import BARE
 from sagan_base.models import SHIPPED, ModelCard, model_card, model_names, resolve_model
-from sagan_base.run_folder import CONFIG_FILE, MODEL_FILE, SAMPLES_FILE
+from sagan_base.provenance import Provenance
+from sagan_base.run_folder import MODEL_FILE, read_metrics
 from sagan_base.sample import load_generator
 from sagan_base.sampling import preview
 from sagan_base.tables import markdown
@@ -45,6 +48,10 @@ TERMS = {
         "Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017; 28x28 grey images, enlarged)",
         "data MIT (Zalando SE); weights MIT, as this package",
     ),
+    "cifar10-jpeg": DataTerms(
+        "CIFAR-10 (Krizhevsky, 2009; 32x32 colour images) as JPEG of quality 75, so slightly lossy",
+        "data published for research without a licence; weights MIT, as this package",
+    ),
     "cifar10": DataTerms(
         "CIFAR-10 (Krizhevsky, 2009; 32x32 colour images)",
         "data published for research without a licence; weights MIT, as this package",
@@ -62,47 +69,72 @@ def describe_network(model: ModelConfig) -> str:
         return text + "no attention"
     sides = sorted({*model.generator_attention, *model.discriminator_attention})
     order = shown_order(attention.pattern, attention.order)
+    normalised = ", queries and keys normalised" * attention.qk_norm
     return (
-        f"{text}{attention.num_heads} heads of {attention.pattern} in {order} order, "
-        f"alignment {attention.alignment}, at {' and '.join(f'{side}x{side}' for side in sides)}"
+        f"{text}{attention.num_heads} heads of {attention.pattern} in {order} order, alignment {attention.alignment}"
+        f"{normalised}, at {' and '.join(f'{side}x{side}' for side in sides)}"
     )
 
 
-def make_card(name: str, record: Record, class_names: tuple[str, ...], weights: bytes) -> ModelCard:
-    """The card of a run's model.
+def measured(run: Path) -> dict[str, float]:
+    """The figures of a run: of the ablation's result where there is one, else of its last evaluation.
 
     Raises:
-        ValueError: nothing is known of the terms of its data.
+        ValueError: it was never measured.
     """
-    data = record.setting.data
+    if record := read_record(run):
+        key = record.distance_key
+        off = {f"{key}, attention off": record.attention_off[key]} if key in record.attention_off else {}
+        accuracy = {} if record.class_accuracy is None else {CLASS_ACCURACY: record.class_accuracy}
+        return {**record.metrics, **off, **accuracy}
+    for line in reversed(read_metrics(run)):
+        if figures := {name: value for name, value in line.items() if name.endswith(")") or name in BARE.values()}:
+            return figures
+    raise ValueError(f"{run} was never measured; train it with --features, or finish it with ablations/run.py")
+
+
+def terms_of(checkpoint: Checkpoint) -> DataTerms:
+    """Raises ValueError where nothing is known of the terms of its data."""
+    data = checkpoint.info["data"]["name"]
     if data not in TERMS:
         raise ValueError(f"nothing is known about the licence of {data!r}; add it to TERMS in {Path(__file__).name}")
-    recipe, model, machine = record.config.recipe, record.config.model, record.provenance.machine
-    key = record.distance_key
-    off = {f"{key}, attention off": record.attention_off[key]} if key in record.attention_off else {}
-    accuracy = {} if record.class_accuracy is None else {"class accuracy (SVM on real images)": record.class_accuracy}
+    return TERMS[data]
+
+
+def make_card(
+    name: str, checkpoint: Checkpoint, terms: DataTerms, metrics: dict[str, float], weights: bytes
+) -> ModelCard:
+    """The card of a model; all that it says is in the checkpoint or was measured."""
+    config, info = checkpoint.config, checkpoint.info
+    recipe, model, origin = config.recipe, config.model, from_dict(Provenance, _known(info["provenance"]))
+    augmented = f", augmented ({', '.join(recipe.augment)})" if recipe.augment else ""
     return ModelCard(
         name=name,
         sha256=hashlib.sha256(weights).hexdigest(),
         bytes=len(weights),
-        data=TERMS[data].source,
-        licence=TERMS[data].licence,
+        data=terms.source,
+        licence=terms.licence,
         resolution=model.resolution,
         image_channels=model.image_channels,
-        classes=class_names,
+        classes=tuple(info["class_names"]),
         recipe=f"{recipe.name}, batch {recipe.batch_size}, lr {recipe.generator_lr:g} / {recipe.discriminator_lr:g}, "
-        f"Adam {recipe.betas}, EMA {recipe.ema_decay:g}",
+        f"Adam {recipe.betas}, EMA {recipe.ema_decay:g}{augmented}",
         network=describe_network(model),
-        seed=record.seed,
-        steps=record.setting.steps,
-        seconds=record.seconds,
-        hardware=machine.gpu or f"{machine.threads} thread(s) of {machine.cpu}",
-        metrics={**record.metrics, **off, **accuracy},
-        command=record.provenance.command,
-        revision=record.provenance.git.revision or "unknown",
+        seed=config.training.seed,
+        steps=info["step"],
+        seconds=info["seconds"],
+        hardware=origin.machine.gpu or f"{origin.machine.threads} thread(s) of {origin.machine.cpu}",
+        metrics=metrics,
+        command=origin.command,
+        revision=origin.git.revision or "unknown",
         intended_use=INTENDED_USE,
         limits=LIMITS,
     )
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's provenance without what only a training says of itself, such as the number of processes."""
+    return {name: value for name, value in values.items() if name in {f.name for f in fields(Provenance)}}
 
 
 def card_page(card: ModelCard) -> str:
@@ -129,22 +161,23 @@ def card_page(card: ModelCard) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def ship(run: Path, name: str, destination: Path = SHIPPED) -> ModelCard:
-    """Copy the run's model into ``destination`` with its card and samples.
+def ship(run: Path, name: str, data: str | None = None, destination: Path = SHIPPED) -> ModelCard:
+    """Put the run's model into ``destination`` with its card and samples.
 
+    Args:
+        data: how users of the model load its data, where that is not how the run did: no path may go along.
     Raises:
-        ValueError: the folder holds no finished run.
+        ValueError, OSError: the folder holds no whole model, or no figures.
     """
-    record = read_record(run)
-    if record is None:
-        raise ValueError(f"{run} holds no finished run (no result.json); finish it with ablations/run.py first")
-    kept = json.loads((run / CONFIG_FILE).read_text(encoding="utf-8"))
-    weights = (run / "model.safetensors").read_bytes()
-    card = make_card(name, record, tuple(kept["data"]["class_names"]), weights)
+    checkpoint = read_checkpoint(run / MODEL_FILE)
+    checkpoint = replace(checkpoint, config=replace(checkpoint.config, data=data or checkpoint.config.data))
+    if Path(checkpoint.config.data.partition(":")[2]).is_absolute():
+        raise ValueError(f"the model would carry the path {checkpoint.config.data}; say with --data how users load it")
+    terms, metrics = terms_of(checkpoint), measured(run)
     # The card goes last: without it the model does not exist, so a crash leaves no card without its weights.
-    for source, suffix in ((run / MODEL_FILE, ".safetensors"), (run / SAMPLES_FILE, ".png")):
-        with atomic_write(destination / f"{name}{suffix}") as path:
-            shutil.copyfile(source, path)
+    weights = export_model(destination / f"{name}.safetensors", checkpoint)
+    card = make_card(name, checkpoint, terms, metrics, weights.read_bytes())
+    save_image(destination / f"{name}.png", preview(load_checkpoint(weights)[0], card.seed))
     write_text(destination / f"{name}.md", card_page(card))
     write_json(destination / f"{name}.json", asdict(card))
     return card
@@ -168,9 +201,10 @@ def main(argv: list[str] | None = None) -> None:
         "ablations/ship.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument(
-        "run", nargs="?", type=Path, metavar="RUN", help="folder of a finished run of ablations/run.py"
+        "run", nargs="?", type=Path, metavar="RUN", help="folder of a finished run of training or of ablations/run.py"
     )
     options.add_argument("--name", help="what --model will call it")
+    options.add_argument("--data", metavar="SPEC", help="how users load its data, where the run had it from a folder")
     options.add_argument("--refresh", action="store_true", help="write pages and sheets again instead")
     options.add_argument("--out", type=Path, default=SHIPPED, metavar="DIR", help="default: the package's own folder")
     arguments = options.parse_args(argv)
@@ -180,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.refresh:
             print("\n".join(f"written: {path}" for path in refresh(arguments.out)))
             return
-        card = ship(arguments.run, arguments.name, arguments.out)
+        card = ship(arguments.run, arguments.name, arguments.data, arguments.out)
     print(card.summary())
 
 

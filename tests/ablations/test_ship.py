@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,54 +11,87 @@ from PIL import Image
 from ablations import ship
 from ablations.records import write_record
 from sagan_base import models
+from sagan_base.checkpoint import build_networks, named_part, read_checkpoint, write_checkpoint
+from sagan_base.config import ModelConfig, RunConfig, TrainConfig
+from sagan_base.provenance import provenance
 
 
 @pytest.fixture
 def finished(canned_run) -> Path:
     """A finished run with a model, as ablations/run.py leaves it."""
     record = canned_run("ylg", seed=3, distance=1.5, accuracy=0.97)
-    write_record(replace(record, provenance=replace(record.provenance, command="python x --esa")))
-    (record.folder / "model.safetensors").write_bytes(b"weights")
-    (record.folder / "config.json").write_text(json.dumps({"data": {"class_names": list("0123456789")}}))
+    write_record(record)
+    model(record.folder)
     return record.folder
 
 
+def model(folder: Path, data: str = "digits", spec: str = "digits") -> None:
+    """A small model file of step 77 in a run's folder."""
+    small = ModelConfig(16, 1, num_classes=10, latent_dim=4, generator_width=4, discriminator_width=4)
+    config = RunConfig(small, training=TrainConfig(seed=3), data=spec)
+    generator, discriminator = build_networks(config)
+    tensors = named_part("ema", generator.state_dict()) | named_part("discriminator", discriminator.state_dict())
+    info = {
+        "step": 77,
+        "seconds": 90.0,
+        "class_names": list("0123456789"),
+        "data": {"name": data, "fingerprint": "f"},
+        "provenance": {"processes": 1, **provenance(3), "command": "python x --esa"},
+    }
+    write_checkpoint(folder / "model.safetensors", tensors, config, info)
+
+
 def test_the_card_holds_what_the_run_measured_and_the_hash_of_its_weights(finished, tmp_path, monkeypatch):
-    card = ship.ship(finished, "mine", tmp_path / "shipped")
+    card = ship.ship(finished, "mine", destination=tmp_path / "shipped")
     monkeypatch.setattr(models, "SHIPPED", tmp_path / "shipped")
     assert models.model_card("mine") == card
-    assert models.resolve_model("mine").read_bytes() == b"weights"
-    assert card.sha256 == hashlib.sha256(b"weights").hexdigest()
+    assert card.sha256 == hashlib.sha256(models.resolve_model("mine").read_bytes()).hexdigest()
     assert card.metrics["FD (digits classifier)"] == 1.5
     assert card.metrics["FD (digits classifier), attention off"] == 3.0
     assert card.metrics["class accuracy (SVM on real images)"] == 0.97
-    assert (card.seed, card.steps, card.command) == (3, 1000, "python x --esa")
-    assert card.network.endswith("8 heads of ltr_rtl in manhattan order, alignment rows, at 16x16")
+    assert (card.seed, card.steps, card.seconds, card.command) == (3, 77, 90.0, "python x --esa")
+    assert card.network.endswith("8 heads of ltr_rtl in manhattan order, alignment pool, at 8x8")
+
+
+def test_a_run_of_training_alone_ships_with_its_last_evaluation_and_without_its_path(tmp_path, capsys):
+    run, shipped = tmp_path / "run", tmp_path / "shipped"
+    model(run, "cifar10-jpeg", f"folder:{tmp_path}/pictures")
+    with pytest.raises(ValueError, match="was never measured"):
+        ship.ship(run, "colour", "cifar10", shipped)
+    lines = [{"step": 5, "FD (c classifier)": 2.0, "KID (c classifier)": 0.1}, {"step": 6, "entropy/g": 0.5}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ValueError, match="the model would carry the path folder:"):
+        ship.ship(run, "colour", None, shipped)
+    assert not shipped.exists()
+    ship.main([str(run), "--name", "colour", "--data", "cifar10", "--out", str(shipped)])
+    checkpoint = read_checkpoint(shipped / "colour.safetensors")
+    assert checkpoint.config.data == "cifar10" and str(tmp_path) not in json.dumps(checkpoint.config.to_dict())
+    card = json.loads((shipped / "colour.json").read_text())
+    assert card["metrics"] == {"FD (c classifier)": 2.0, "KID (c classifier)": 0.1} and "JPEG" in card["data"]
 
 
 def test_the_page_of_a_card_shows_every_figure_and_the_samples(finished, tmp_path):
-    card = ship.ship(finished, "mine", tmp_path / "shipped")
+    card = ship.ship(finished, "mine", destination=tmp_path / "shipped")
     page = (tmp_path / "shipped" / "mine.md").read_text()
     assert "![Samples, a row per class](mine.png)" in page and (tmp_path / "shipped" / "mine.png").is_file()
     for text in (card.data, card.licence, card.recipe, card.network, card.sha256, card.limits, "1.50 |", "0.970 |"):
         assert text in page
 
 
-def test_an_unfinished_run_is_refused_and_nothing_is_written(finished, tmp_path, capsys):
-    (finished / "result.json").unlink()
+def test_a_folder_without_a_model_is_refused_and_nothing_is_written(finished, tmp_path, capsys):
+    (finished / "model.safetensors").unlink()
     with pytest.raises(SystemExit) as stopped:
         ship.main([str(finished), "--name", "mine", "--out", str(tmp_path / "shipped")])
     assert stopped.value.code == 2
-    assert "holds no finished run" in capsys.readouterr().err
+    assert "is not a file; give a checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "shipped").exists()
 
 
 def test_data_of_unknown_terms_is_refused(finished, tmp_path):
-    values = json.loads((finished / "result.json").read_text())
-    values["setting"]["data"] = "holiday"
-    (finished / "result.json").write_text(json.dumps(values))
+    model(finished, "holiday")
     with pytest.raises(ValueError, match="nothing is known about the licence of 'holiday'"):
-        ship.ship(finished, "mine", tmp_path / "shipped")
+        ship.ship(finished, "mine", destination=tmp_path / "shipped")
+    assert not (tmp_path / "shipped").exists()
 
 
 def test_page_and_sheet_of_every_shipped_model_are_those_that_its_card_and_weights_give(tmp_path):
