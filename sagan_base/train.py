@@ -105,14 +105,16 @@ def _prepare(arguments: argparse.Namespace, group: Processes) -> TrainingRun | N
 def _evaluation(arguments: argparse.Namespace, data: ImageData) -> Callable[[Generator, int], dict[str, float]] | None:
     if arguments.features is None:
         return None
-    return lambda generator, step: evaluate(
-        generator,
-        data,
-        arguments.features,
-        num_samples=arguments.num_samples,
-        cache=arguments.cache,
-        weights=arguments.inception_weights,
-    ).values
+    return lambda generator, step: (
+        evaluate(
+            generator,
+            data,
+            arguments.features,
+            num_samples=arguments.num_samples,
+            cache=arguments.cache,
+            weights=arguments.inception_weights,
+        ).values
+    )
 
 
 def default_folder(config: RunConfig) -> Path:

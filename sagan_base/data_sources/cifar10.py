@@ -8,26 +8,24 @@ they are pickles.
 import warnings
 from pathlib import Path
 
-import numpy as np
-
-from sagan_base.data_sources.arrays import resample
+from sagan_base.data_sources.arrays import from_arrays
 from sagan_base.data_sources.downloads import torchvision_data_set
+from sagan_base.images import ImageData
 
+USAGE = "cifar10[:FOLDER]"
 BATCHES = "cifar-10-batches-py"
 
 
-def load(
-    folder: str, resolution: int, channels: int | None, split: str, cache: Path
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], str]:
-    """Images uint8 [N, channels, R, R] (colour by default), labels int64 [N], class names, source.
+def load(path: str, resolution: int, channels: int | None, split: str, cache: Path) -> ImageData:
+    """The photographs, in colour by default.
 
     Raises:
         ValueError: the folder lacks the files, or they are damaged.
     """
-    root = Path(folder).expanduser() if folder else cache / "downloads"
+    root = Path(path).expanduser() if path else cache / "downloads"
     if root.name == BATCHES:
         root = root.parent
-    if folder and not (root / BATCHES).is_dir():
+    if path and not (root / BATCHES).is_dir():
         raise ValueError(
             f"{root} has no folder {BATCHES}; give the folder that has it, 'cifar10' alone to download it, "
             "or folder:PATH for image files"
@@ -36,6 +34,8 @@ def load(
     with warnings.catch_warnings():
         # NumPy remarks on how these pickles of 2009 wrote their arrays' types.
         warnings.filterwarnings("ignore", message=r".*align should be passed")
-        found = torchvision_data_set("CIFAR10", root, "" if folder else "170 MB", remedy, train=split == "train")
-    images = resample(found.data, resolution, channels or 3)
-    return images, np.asarray(found.targets), tuple(found.classes), f"CIFAR-10 in {root}"
+        batches = torchvision_data_set("CIFAR10", root, "" if path else "170 MB", remedy, train=split == "train")
+    source = f"CIFAR-10 in {root}"
+    return from_arrays(
+        "cifar10", batches.data, batches.targets, tuple(batches.classes), source, resolution, channels or 3
+    )

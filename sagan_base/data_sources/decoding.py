@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from sagan_base.data_sources.folder import Listing
+from sagan_base.data_sources.listing import Listing
 from sagan_base.data_sources.pictures import RESIZE_RULE, quiet_decoding, read_square
 from sagan_base.files import atomic_write, write_json
 

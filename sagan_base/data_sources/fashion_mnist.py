@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sagan_base.data_sources.arrays import resample
+from sagan_base.data_sources.arrays import from_arrays
 from sagan_base.data_sources.downloads import torchvision_data_set
+from sagan_base.images import ImageData
 
+USAGE = "fashion-mnist[:FOLDER]"
 CLASS_NAMES = (
     "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
@@ -20,29 +22,28 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 PREFIX = {"train": "train", "test": "t10k"}
 
 
-def load(
-    folder: str, resolution: int, channels: int | None, split: str, cache: Path
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], str]:
-    """Images uint8 [N, channels, R, R] (grey by default), labels uint8 [N], class names, source.
+def load(path: str, resolution: int, channels: int | None, split: str, cache: Path) -> ImageData:
+    """The pictures, grey by default.
 
     Raises:
         ValueError: the folder lacks the files, or they are damaged.
     """
-    root = Path(folder).expanduser() if folder else DEBIAN
-    found = [_find(root, f"{PREFIX[split]}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
-    if None in found and folder:
+    root = Path(path).expanduser() if path else DEBIAN
+    files = _files(root, split)
+    if None in files and path:
         raise ValueError(
             f"{root} lacks {PREFIX[split]}-images-idx3-ubyte[.gz] or {PREFIX[split]}-labels-idx1-ubyte[.gz]; "
             "give the folder of Fashion-MNIST's four files, or 'fashion-mnist' alone to have them found or downloaded"
         )
-    if None in found:
+    if None in files:
         remedy = "install the Debian package dataset-fashion-mnist, or give a folder as fashion-mnist:FOLDER"
         root = Path(torchvision_data_set("FashionMNIST", cache / "downloads", "30 MB", remedy).raw_folder)
-        found = [_find(root, f"{PREFIX[split]}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
-    pictures, labels = read_idx(found[0]), read_idx(found[1])
+        files = _files(root, split)
+    pictures, labels = map(read_idx, files)
     if pictures.ndim != 3 or labels.shape != pictures.shape[:1] or labels.max(initial=0) > 9:
-        raise ValueError(f"{found[0]} {pictures.shape} and {found[1]} {labels.shape} do not belong together")
-    return resample(pictures, resolution, channels or 1), labels, CLASS_NAMES, f"Fashion-MNIST in {root}"
+        raise ValueError(f"{files[0]} {pictures.shape} and {files[1]} {labels.shape} do not belong together")
+    source = f"Fashion-MNIST in {root}"
+    return from_arrays("fashion-mnist", pictures, labels, CLASS_NAMES, source, resolution, channels or 1)
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -62,5 +63,7 @@ def read_idx(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is no IDX file of bytes ({error}); copy it again") from error
 
 
-def _find(root: Path, name: str) -> Path | None:
-    return next((p for p in (root / f"{name}.gz", root / name) if p.is_file()), None)
+def _files(root: Path, split: str) -> list[Path | None]:
+    """The files of pictures and of labels, packed or not; None for one that is missing."""
+    names = [f"{PREFIX[split]}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
+    return [next((p for p in (root / f"{name}.gz", root / name) if p.is_file()), None) for name in names]

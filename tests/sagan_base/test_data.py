@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from sagan_base.data import ImageData, default_cache, evenly_spaced, load_data
+from sagan_base.data import SOURCES, ImageData, default_cache, evenly_spaced, load_data
 from sagan_base.data_sources import decoding
-from sagan_base.data_sources.folder import list_folder
+from sagan_base.data_sources.listing import list_folder
 from sagan_base.data_sources.pictures import fit_square, read_square
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
@@ -153,6 +154,12 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(("count", "most", "kept"), [(10, 4, [0, 2, 5, 7]), (9, 3, [0, 3, 6]), (3, 5, [0, 1, 2])])
 def test_some_of_many_are_taken_at_even_distances_and_few_all(count: int, most: int, kept: list[int]):
     assert evenly_spaced(count, most).tolist() == kept
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_says_what_people_type_and_loads_by_the_same_arguments(name: str):
+    assert SOURCES[name].USAGE.startswith(name)
+    assert list(signature(SOURCES[name].load).parameters) == ["path", "resolution", "channels", "split", "cache"]
 
 
 # --- picture files ---

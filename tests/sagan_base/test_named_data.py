@@ -10,7 +10,7 @@ import pytest
 
 from sagan_base.data import load_data
 from sagan_base.data_sources import cifar10, fashion_mnist
-from sagan_base.data_sources.folder import list_folder
+from sagan_base.data_sources.listing import list_folder
 from sagan_base.data_sources.pictures import read_square
 
 
