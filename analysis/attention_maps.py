@@ -5,7 +5,7 @@
 
 Writes attention_maps.html (point at a cell and see every head of both networks), attention_maps.png (saliency per
 head and one query's attention, against uniform attention over the mask), attention_off.png (the same images with the
-residual gains set to 0), attention_maps.npz (the maps themselves) and head_statistics.csv and .json.
+residual gains set to 0), attention_maps.npz (the maps themselves) and head_statistics.json.
 """
 
 import sys
@@ -18,22 +18,22 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from analysis.explorer import Page, View, discriminator_views, generator_views, write_page
+from analysis.explorer import Healths, Page, View, discriminator_views, generator_views, write_page
 from analysis.fitting_model import DEFAULT_CHOICE, fitting_model
-from analysis.head_statistics import head_statistics, without_attention
+from analysis.head_statistics import head_names, head_statistics, told, without_attention
 from analysis.inversion.report import shorten
-from analysis.inversion.saliency import dense, entropy_share, saliency
-from analysis.inversion.targets import Target, from_file, generated, held_out
+from analysis.inversion.saliency import saliency
+from analysis.inversion.targets import Target, codes, from_file, generated, held_out
 from analysis.loading import Model, add_model_arguments
 from analysis.overlay import against_uniform, at_least, captioned, fitted, overlay
+from sagan_base.attention_health import IMAGES, Batches, real_batches, watch
 from sagan_base.cli import Parser, usage_errors, writable_folder
-from sagan_base.files import atomic_write, save_image, write_json, write_text
+from sagan_base.files import atomic_write, save_image, write_json
 from sagan_base.provenance import provenance
-from sagan_base.sampling import to_image
-from sagan_base.tables import csv
+from sagan_base.sampling import generate, to_image
 from sagan_base.tables import text as table_text
 
-STATISTICS_IMAGES = 64  # generated ones, over which the statistics are taken
+COMPARED = 64  # samples, with attention and without
 MOST_SHOWN = 12
 
 
@@ -42,7 +42,7 @@ def build_parser() -> Parser:
     parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="real images to look at")
     parser.add_argument("--generated", type=int, metavar="N", help="images to generate (default: 2)")
     parser.add_argument("--held-out", type=int, default=0, metavar="N", help="test images of the model's data set")
-    parser.add_argument("--data", metavar="SPEC", help="data set of --held-out (default: the model's own)")
+    parser.add_argument("--data", metavar="SPEC", help="of --held-out and of the statistics (default: the model's own)")
     parser.add_argument("--class", dest="label", metavar="CLASS", help="of the generated images (default: one each)")
     parser.add_argument(
         "--query", nargs=2, type=int, metavar=("ROW", "COL"), help="query shown in the PNG (default: the middle)"
@@ -63,19 +63,30 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"{model.name} has no attention layer; choose a model with one")
         _check_query(arguments.query, layers)
         targets = _targets(arguments, model, label)
+        z, labels = (each.to(model.device) for each in codes(model, IMAGES, arguments.seed, label))
+        samples = list(zip(z.split(32), labels.split(32), strict=True))
+        real, shown = _real(model, arguments.data, samples)
         out = arguments.out or Path("runs") / "attention" / model.path.stem
         writable_folder("--out", out)
     print(model.describe() + (f"\n{choice}" if choice else ""))
-    views = [view for target in targets for view in _views(model, target)]
-    statistics, comparison, sheet = _statistics(model, arguments.seed, label)
+    images, off, comparison = without_attention(model.generator, model.discriminator, z[:COMPARED], labels[:COMPARED])
+    rows = [("", [("", to_image(image)) for image in some[:8]]) for some in (images, off)]
+    sheet = captioned(rows, at_least(96, images.shape[-1]))
     save_image(out / "attention_off.png", sheet)
+    frames: dict[str, pd.DataFrame] = {}
+    watched = [("generator", model.generator, samples), (f"discriminator on {shown}", model.discriminator, real)]
+    healths: list[Healths] = []
+    for name, network, batches in watched:
+        maps = watch(network, batches)
+        healths.append({key: each.health() for key, each in maps.items()})
+        for key, layer in network.attention_layers().items():
+            frames[f"{name} at {layer.grid[0]}x{layer.grid[1]}"] = head_statistics(layer, maps[key])
+    views = [view for target in targets for view in _views(model, target, *healths)]
     save_image(out / "attention_maps.png", picture_of(views, arguments.query))
     _write_maps(views, out / "attention_maps.npz")
-    record = {"comparison": comparison, "heads": statistics, "images": STATISTICS_IMAGES}
-    record["provenance"] = provenance(arguments.seed)
+    heads = {name: frame.to_dict("records") for name, frame in frames.items()}
+    record = {"comparison": comparison, "heads": heads, "images": IMAGES, "provenance": provenance(arguments.seed)}
     write_json(out / "head_statistics.json", record)
-    frames = {name: pd.DataFrame(rows) for name, rows in statistics.items()}
-    write_text(out / "head_statistics.csv", csv(pd.concat(frames, names=["layer", None]).reset_index("layer")))
     compared = pd.DataFrame(comparison.items(), columns=["with attention and without", ""])
     compared[""] = [", ".join(f"{k} {v:.4f}" for k, v in x.items()) if isinstance(x, dict) else x for x in compared[""]]
     page = Page(
@@ -92,9 +103,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     size = write_page(page, out / "attention_maps.html")
     for network, frame in frames.items():
-        print(f"\n{network}, means over {STATISTICS_IMAGES} generated images\n{table_text(frame)}")
+        print(f"\n{network}, means over images and queries\n{table_text(frame)}")
     print(f"\n{table_text(compared)}")
-    files = "attention_maps.png, attention_off.png, attention_maps.npz, head_statistics.csv, head_statistics.json"
+    files = "attention_maps.png, attention_off.png, attention_maps.npz, head_statistics.json"
     print(f"\nwrote {shorten(out / 'attention_maps.html')} ({size / 1e6:.1f} MB), {files}")
     return 0
 
@@ -120,33 +131,26 @@ def _targets(arguments: Any, model: Model, label: int | None) -> list[Target]:
     return targets
 
 
-def _views(model: Model, target: Target) -> list[View]:
+def _views(model: Model, target: Target, of_generator: Healths, of_discriminator: Healths) -> list[View]:
     views = []
     if target.latent is not None:
-        views += generator_views(model.generator, target.latent, target.label, f"G · {target.name}")
-    return views + discriminator_views(model.discriminator, target.image, f"D · {target.name}")
+        views += generator_views(model.generator, target.latent, target.label, f"G · {target.name}", of_generator)
+    name = f"D · {target.name}"
+    return views + discriminator_views(model.discriminator, target.image, name, healths=of_discriminator)
 
 
-def _statistics(
-    model: Model, seed: int, label: int | None
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any], Image.Image]:
-    """Statistics of every layer on generated images, and the comparison with attention off, also as a sheet."""
-    drawn = list(generated(model, STATISTICS_IMAGES, seed, label))
-    z = torch.stack([target.latent for target in drawn]).to(model.device)
-    labels = torch.tensor([target.label for target in drawn], device=model.device)
-    images, off, comparison = without_attention(model.generator, model.discriminator, z, labels)
-    rows = [("", [("", to_image(image)) for image in some[:8]]) for some in (images, off)]
-    tables = {}
-    with torch.no_grad():
-        if model.generator.attention_layers():
-            _, maps = model.generator(z, labels, return_attention=True)
-            maps = maps if isinstance(maps, tuple) else (maps,)
-            for layer, attention in zip(model.generator.attention_layers().values(), maps, strict=True):
-                tables[f"generator at {layer.grid[0]}x{layer.grid[1]}"] = head_statistics(layer, attention)
-        for layer in model.discriminator.attention_layers().values():
-            _, attention = model.discriminator.attention_features(images, side=layer.grid[0])
-            tables[f"discriminator at {layer.grid[0]}x{layer.grid[1]}"] = head_statistics(layer, attention)
-    return tables, comparison, captioned(rows, at_least(96, images.shape[-1]))
+def _real(model: Model, spec: str | None, samples: list[tuple[Tensor, Tensor]]) -> tuple[Batches, str]:
+    """What the discriminator is watched on: real images; of a model whose data are not here, its own samples."""
+    try:
+        data = model.training_data("train", spec)
+    except ValueError as error:
+        if spec is not None:
+            raise
+        print(f"note: the discriminator is watched on generated images ({error})", file=sys.stderr)
+        return ((generate(model.generator, *each).to(model.device), each[1]) for each in samples), "generated images"
+    # Maps do not depend on classes, which may be others than the model's.
+    batches = ((images, torch.zeros_like(labels)) for images, labels in real_batches(data, device=model.device))
+    return batches, f"real images of {data.name}"
 
 
 def _write_maps(views: list[View], path: Path) -> None:
@@ -162,31 +166,31 @@ def _write_maps(views: list[View], path: Path) -> None:
 def picture_of(views: list[View], query: list[int] | None = None, side: int = 112) -> Image.Image:
     """Two rows a view, a column a head: saliency, and the attention of one query (the middle one by default).
 
-    Both are drawn against uniform attention over the mask; above stands the entropy, as a share of its entropy.
+    Both are drawn against uniform attention over the mask; above each stands the health of the head.
     """
     rows = []
     for view in views:
-        row, col = query or (view.query_grid[0] // 2, view.query_grid[1] // 2)
+        (height, width), names = view.layer.grid, head_names(view.layer)
+        row, col = query or (height // 2, width // 2)
         image = fitted(to_image(view.image), side)
         received, of_query = [("image", image)], [("", _marked(image, view, row, col))]
-        for name, attention, uniform in zip(view.head_names, view.attention, dense(view.uniform), strict=True):
-            ratios = against_uniform(saliency(attention), saliency(uniform))
-            received.append((f"{name}, {entropy_share(attention, uniform):.0%}", _overlaid(view, ratios, side)))
-            own, even = (maps[row * view.query_grid[1] + col][None] for maps in (attention, uniform))
-            shown = _overlaid(view, against_uniform(own, even), side)
-            of_query.append((f"{entropy_share(own, even):.0%}", _marked(shown, view, row, col)))
+        for head, (name, *pair) in enumerate(zip(names, view.attention, view.uniform, strict=True)):
+            caption = f"{name}: {told(view.health, head)}" if view.health else name
+            received.append((caption, _overlaid(view, against_uniform(*map(saliency, pair)), side)))
+            ratios = against_uniform(*(maps[row * width + col] for maps in pair))
+            of_query.append((caption, _marked(_overlaid(view, ratios, side), view, row, col)))
         rows += [(f"{view.name}\nsaliency of each head", received), (f"query ({row}, {col})\nof each head", of_query)]
     return captioned(rows, side)
 
 
 def _overlaid(view: View, ratios: Tensor, side: int) -> Image.Image:
-    return fitted(overlay(view.image, ratios.reshape(view.key_grid))[0], side)
+    return fitted(overlay(view.image, ratios.reshape(view.layer.key_grid))[0], side)
 
 
 def _marked(image: Image.Image, view: View, row: int, col: int) -> Image.Image:
     """With the query's cell outlined."""
     image = image.copy()
-    height, width = image.height / view.query_grid[0], image.width / view.query_grid[1]
+    height, width = image.height / view.layer.grid[0], image.width / view.layer.grid[1]
     corners = (col * width - 1, row * height - 1, (col + 1) * width, (row + 1) * height)
     ImageDraw.Draw(image).rectangle(corners, outline=(86, 180, 233), width=2)
     return image

@@ -10,7 +10,9 @@ import base64
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,15 @@ import pandas as pd
 import torch
 from PIL import Image
 from scipy.sparse import csr_array
-from torch import Tensor, nn
+from torch import Tensor
 
-from analysis.head_statistics import head_names
-from analysis.inversion.saliency import evenly, uniform_attention
+from analysis.head_statistics import head_names, told
 from analysis.overlay import LEAST, LESS, MORE
+from sagan_base.attention_health import MapHealth, Maps
+from sagan_base.discriminator import Discriminator
 from sagan_base.files import write_text
+from sagan_base.generator import Generator
+from sagan_base.network import Network
 from sagan_base.pages import data_uri
 from sagan_base.pages import render as rendered
 from sagan_base.sampling import to_image
@@ -47,24 +52,35 @@ class View:
     """One attention layer on one image.
 
     Attributes:
-        name: of network and image, for the tab. text: one line about the layer.
-        image: [C, R, R] in [-1, 1]. attention: [num_heads, num_queries, num_keys].
-        uniform: of each head, as ``uniform_attention``: its entries are the keys that the mask allows.
-        rows_used: for each query, the key cell whose mask row it uses.
+        name: of network and image, for the tab.
+        image: [C, R, R] in [-1, 1]. attention: the layer's map on it, [num_heads, num_queries, num_keys].
+        health: of its heads over many images.
         weighs: heads that an inversion weighted by.
     """
 
     name: str
-    text: str
+    layer: SparseAttention2d
     image: Tensor
     attention: Tensor
-    uniform: list[csr_array]
-    head_names: list[str]
-    query_grid: tuple[int, int]
-    key_grid: tuple[int, int]
-    alignment: str
-    rows_used: np.ndarray
+    health: MapHealth | None = None
     weighs: tuple[int, ...] = ()
+
+    @cached_property
+    @torch.no_grad()
+    def uniform(self) -> Tensor:
+        """The map of equal scores, shaped as ``attention``: above 0 where the mask allows."""
+        return Maps(self.layer).uniform.float().cpu()
+
+    @property
+    def text(self) -> str:
+        """One line about the layer."""
+        layer, gain = self.layer, self.layer.gain.item()
+        (rows, cols), (key_rows, key_cols) = layer.grid, layer.key_grid
+        return (
+            f"{layer.num_heads} heads, pattern {layer.pattern}, order {shown_order(layer.pattern, layer.order)}, "
+            f"alignment {layer.alignment}, {layer.mode}; {rows}×{cols} queries, {key_rows}×{key_cols} keys; residual "
+            f"gain {gain:.4f}" + (" (zero: this layer changes nothing)" if gain == 0 else "")
+        )
 
 
 @dataclass(eq=False)
@@ -93,67 +109,50 @@ class Page:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def view_of_layer(
-    layer: SparseAttention2d, name: str, image: Tensor, attention: Tensor, weighs: tuple[int, ...] = ()
-) -> View:
-    """The view of one layer's map [num_heads, num_queries, num_keys] on one image."""
-    grid = layer.key_grid
-    size = f"{layer.grid[0]}×{layer.grid[1]} queries, {grid[0]}×{grid[1]} keys"
-    order = shown_order(layer.pattern, layer.order)
-    text = (
-        f"{layer.num_heads} heads, pattern {layer.pattern}, order {order}, alignment {layer.alignment}, "
-        f"{layer.mode}; {size}; residual gain {layer.gain.item():.4f}"
-    )
-    if layer.gain.item() == 0:
-        text += " (zero: this layer changes nothing)"
-    return View(
-        name=name,
-        text=text,
-        image=image.cpu(),
-        attention=attention.cpu(),
-        uniform=uniform_attention(layer),
-        head_names=head_names(layer),
-        query_grid=layer.grid,
-        key_grid=grid,
-        alignment=layer.alignment,
-        rows_used=aligned_rows(layer.grid, grid, layer.alignment),
-        weighs=weighs,
-    )
+Healths = dict[str, MapHealth]  # by the name of the layer in its network
 
 
 @torch.no_grad()
-def generator_views(generator: nn.Module, z: Tensor, label: int, name: str = "Generator") -> list[View]:
+def generator_views(
+    generator: Generator, z: Tensor, label: int, name: str = "Generator", healths: Healths | None = None
+) -> list[View]:
     """A view for each attention layer of the generator, on the image it makes of z [latent_dim]."""
-    layers = list(generator.attention_layers().values())
-    if not layers:
+    if not generator.attention:
         return []
     device = next(generator.parameters()).device
-    labels = torch.tensor([label], device=device)
-    image, maps = generator(z[None].to(device), labels, return_attention=True)
-    maps = maps if isinstance(maps, tuple) else (maps,)
-    return [
-        view_of_layer(layer, _at(name, layer, layers), image[0], attention[0])
-        for layer, attention in zip(layers, maps, strict=True)
-    ]
+    image, maps = generator(z[None].to(device), torch.tensor([label], device=device), return_attention=True)
+    return _views(generator, image, maps if isinstance(maps, tuple) else (maps,), name, healths)
 
 
 @torch.no_grad()
 def discriminator_views(
-    discriminator: nn.Module, image: Tensor, name: str = "Discriminator", weighs: tuple[int, ...] = ()
+    discriminator: Discriminator,
+    image: Tensor,
+    name: str = "Discriminator",
+    weighs: tuple[int, ...] = (),
+    healths: Healths | None = None,
 ) -> list[View]:
     """A view for each attention layer of the discriminator, on an image [C, R, R]; the first one's heads may weigh."""
-    layers = list(discriminator.attention_layers().values())
-    device = next(discriminator.parameters()).device
-    views = []
-    for layer in layers:
-        _, attention = discriminator.attention_features(image[None].to(device), side=layer.grid[0])
-        weights = weighs if layer is layers[0] else ()
-        views.append(view_of_layer(layer, _at(name, layer, layers), image, attention[0], weights))
-    return views
+    batch = image[None].to(next(discriminator.parameters()).device)
+    maps = [discriminator.attention_features(batch, int(side))[1] for side in discriminator.attention]
+    return _views(discriminator, batch, maps, name, healths, weighs)
 
 
-def _at(name: str, layer: SparseAttention2d, layers: list) -> str:
-    return name if len(layers) == 1 else f"{name}, {layer.grid[0]}×{layer.grid[1]}"
+def _views(
+    network: Network, image: Tensor, maps: Sequence[Tensor], name: str, healths: Healths | None, weighs=()
+) -> list[View]:
+    layers = network.attention_layers()
+    return [
+        View(
+            name if len(layers) == 1 else f"{name}, {layer.grid[0]}×{layer.grid[1]}",
+            layer,
+            image[0].cpu(),
+            attention[0].cpu(),
+            (healths or {}).get(key),
+            () if index else weighs,
+        )
+        for index, ((key, layer), attention) in enumerate(zip(layers.items(), maps, strict=True))
+    ]
 
 
 def write_page(page: Page, path: str | Path) -> int:
@@ -165,10 +164,10 @@ def write_page(page: Page, path: str | Path) -> int:
 
 def render(page: Page) -> str:
     """The page as HTML. File names and notes in it are data, never markup."""
-    stored = sum(uniform.nnz for view in page.views for uniform in view.uniform)
+    stored = sum(int((view.uniform > 0).sum()) for view in page.views)
     dtype = "float32" if 4 * stored <= FULL_PRECISION_BYTES else "float16"
     rounding = ["the attention values are rounded to float16, to keep the page small"] * (dtype == "float16")
-    masks: list[csr_array] = []
+    masks: list[Tensor] = []
     views = [_view(view, masks, dtype) for view in page.views]
     return rendered(
         "analysis",
@@ -195,45 +194,39 @@ def render(page: Page) -> str:
     )
 
 
-def _view(view: View, masks: list[csr_array], dtype: str) -> dict[str, Any]:
-    """The view as JSON; its masks are added to ``masks`` unless equal ones are there."""
-    values, heads = [], []
-    for attention, uniform, name in zip(view.attention.numpy(), view.uniform, view.head_names, strict=True):
-        heads.append({"name": name, "mask": _index_of(uniform, masks)})
-        rows = np.repeat(np.arange(uniform.shape[0]), np.diff(uniform.indptr))
-        values.append(attention[rows, uniform.indices])
+def _view(view: View, masks: list[Tensor], dtype: str) -> dict[str, Any]:
+    """The view as JSON; its uniform maps are added to ``masks`` unless equal ones are there."""
+    layer = view.layer
+    heads = []
+    for head, (name, uniform) in enumerate(zip(head_names(layer), view.uniform, strict=True)):
+        index = next((i for i, known in enumerate(masks) if torch.equal(known, uniform)), len(masks))
+        if index == len(masks):
+            masks.append(uniform)
+        heads.append({"name": name, "mask": index, "health": told(view.health, head) if view.health else ""})
     return {
         "name": view.name,
         "text": view.text,
         "image": _png(to_image(view.image)),
         "heads": heads,
-        "values": _array(np.concatenate(values), dtype),
-        "query_grid": view.query_grid,
-        "key_grid": view.key_grid,
-        "alignment": view.alignment,
-        "rows_used": _array(view.rows_used, "uint32"),
+        "values": _array(view.attention[view.uniform > 0].numpy(), dtype),
+        "query_grid": layer.grid,
+        "key_grid": layer.key_grid,
+        "alignment": layer.alignment,
+        "rows_used": _array(aligned_rows(layer.grid, layer.key_grid, layer.alignment), "uint32"),
         "weighs": list(view.weighs) or None,
     }
 
 
-def _mask(uniform: csr_array) -> dict[str, Any]:
-    """The shares of uniform attention travel only where they are not even in each row, as in sequential mode."""
+def _mask(uniform: Tensor) -> dict[str, Any]:
+    """A uniform map as a CSR matrix, whose values travel only where they differ in a row, as in sequential mode."""
+    rows = csr_array(uniform.numpy())
     parts = {
-        "indptr": _array(uniform.indptr, "uint32"),
-        "indices": _array(uniform.indices, "uint16" if uniform.shape[1] <= 65536 else "uint32"),
+        "indptr": _array(rows.indptr, "uint32"),
+        "indices": _array(rows.indices, "uint16" if rows.shape[1] <= 65536 else "uint32"),
     }
-    if not np.array_equal(uniform.data, evenly(uniform).data):
-        parts["uniform"] = _array(uniform.data, "float32")
+    if (uniform.amax(-1) * (uniform > 0).sum(-1) > 1.0001).any():
+        parts["uniform"] = _array(rows.data, "float32")
     return parts
-
-
-def _index_of(mask: csr_array, masks: list[csr_array]) -> int:
-    parts = ("indptr", "indices", "data")
-    for index, known in enumerate(masks):
-        if all(np.array_equal(getattr(known, part), getattr(mask, part)) for part in parts):
-            return index
-    masks.append(mask)
-    return len(masks) - 1
 
 
 def _array(values: np.ndarray, dtype: str) -> dict[str, str]:

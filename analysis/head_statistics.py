@@ -5,54 +5,46 @@ stand the gain, and a comparison of the network with the gain as it is and set t
 """
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 import ylg
 from analysis.inversion.distances import decibels, psnr
-from analysis.inversion.saliency import dense, entropy_share, uniform_attention
+from sagan_base.attention_health import UNIFORM, MapHealth, Maps
 from sagan_base.network import attention_off
 from ylg import Pattern, SparseAttention2d, grid_order, head_steps
 from ylg.grid_flow import relays
 
 
-def head_statistics(layer: SparseAttention2d, attention: Tensor) -> list[dict[str, Any]]:
-    """One dict a head, means over images and queries.
+def head_statistics(layer: SparseAttention2d, maps: Maps) -> pd.DataFrame:
+    """A row a head, over the images of its layer's ``maps``.
 
-    Args:
-        attention: [images, num_heads, num_queries, num_keys].
-    Returns:
-        ``entropy`` in bits, ``most entropy``, that of uniform attention over the allowed keys, and ``of the most``, the
-        one over the other; ``distance`` from the query to where it looks, in key cells, and ``uniform distance`` of
-        uniform attention; ``on relays``, the share of attention on the pattern's relay cells (None for patterns
-        without), and ``uniform on relays``.
+    The columns ``entropy``, ``variation`` and ``between`` are those of ``MapHealth``; ``distance`` is that from the
+    query to where it looks, in key cells, and ``on relays`` the share of attention on the pattern's relay cells (None
+    for patterns without); both also for uniform attention. All but the first are means over queries.
     """
-    grid = layer.key_grid
-    between = _distances(layer.grid, grid)
-    rows = []
-    patterns = [pattern for pattern, _ in head_steps(layer.pattern, layer.num_heads)]
-    for head, uniform in enumerate(dense(uniform_attention(layer)).double()):
-        maps = attention[:, head].double().cpu()
-        mean = maps.mean(0)
-        entropy, most = (torch.special.entr(p).sum(-1).mean().item() / math.log(2) for p in (maps, uniform))
-        cells = relay_cells(layer, patterns[head], grid)
-        rows.append(
-            {
-                "head": head,
-                "pattern": head_names(layer)[head],
-                "entropy": entropy,
-                "most entropy": most,
-                "of the most": entropy_share(maps, uniform),
-                "distance": (mean * between).sum(-1).mean().item(),
-                "uniform distance": (uniform * between).sum(-1).mean().item(),
-                "on relays": None if cells is None else mean[:, cells].sum(-1).mean().item(),
-                "uniform on relays": None if cells is None else uniform[:, cells].sum(-1).mean().item(),
-            }
-        )
+    away = _distances(layer.grid, layer.key_grid)
+    rows = pd.DataFrame({"head": range(layer.num_heads), "pattern": head_names(layer), **asdict(maps.health())})
+    cells = [relay_cells(layer, pattern, layer.key_grid) for pattern, _ in head_steps(layer.pattern, layer.num_heads)]
+    for kind, mean in (("", maps.mean.cpu()), ("uniform ", maps.uniform.cpu())):
+        rows[f"{kind}distance"] = (mean * away).sum(-1).mean(-1).tolist()
+        rows[f"{kind}on relays"] = [
+            None if heard is None else head[:, heard].sum(-1).mean().item()
+            for head, heard in zip(mean, cells, strict=True)
+        ]
     return rows
+
+
+def told(health: MapHealth, head: int) -> str:
+    """One line about a head's maps, for under a picture of one."""
+    entropy, variation, between = health.entropy[head], health.variation[head], health.between[head]
+    uniform = " (uniform)" if variation < UNIFORM else ""
+    return f"entropy {entropy:.0%}, {variation:.2f} from uniform{uniform}, {between:.0%} between images"
 
 
 def head_names(layer: SparseAttention2d) -> list[str]:

@@ -13,7 +13,8 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from analysis.inversion.saliency import dense, saliency_maps, uniform_attention
+from analysis.inversion.saliency import saliency_maps
+from sagan_base.attention_health import Maps
 
 METHODS = ("saliency", "features", "pixel", "uniform", "other-image")
 WEIGHTED = ("saliency", "uniform", "other-image")
@@ -114,7 +115,7 @@ class InversionLoss:
             return [None] * len(self.real)
         if self.config.method == "uniform":
             layer = next(iter(self.discriminator.attention_layers().values()))
-            attention = dense(uniform_attention(layer))[None].to(image)
+            attention = Maps(layer).uniform[None].to(image)
         else:
             _, attention = self.discriminator.attention_features(image)
         attention = attention[:, list(self.config.heads_of(self.discriminator))]

@@ -16,11 +16,12 @@ from torch import Tensor
 from analysis.explorer import Page, discriminator_views, generator_views, write_page
 from analysis.inversion.distances import Distance, decibels, psnr, ssim
 from analysis.inversion.loss import WEIGHTED
-from analysis.inversion.saliency import dense, entropy_share, saliency_maps, uniform_attention
+from analysis.inversion.saliency import saliency_maps
 from analysis.inversion.search import Inversion
 from analysis.inversion.targets import Target
 from analysis.loading import Model
 from analysis.overlay import against_uniform, at_least, captioned, overlay
+from sagan_base.attention_health import Maps
 from sagan_base.files import atomic_write, save_image, write_json
 from sagan_base.sampling import to_image
 
@@ -138,14 +139,17 @@ def where_heads_look(model: Model, real: Tensor, inversion: Inversion) -> tuple[
     """Saliency of the heads that weigh, or would, against that of uniform attention over their masks."""
     layer = next(iter(model.discriminator.attention_layers().values()))
     heads = list(inversion.config.loss.heads_of(model.discriminator))
-    uniform = dense(uniform_attention(layer))[None, heads]
-    attention = model.discriminator.attention_features(real[None].to(model.device))[1][:, heads].cpu()
-    ratios = against_uniform(*(saliency_maps(maps, layer.key_grid)[0].mean(0) for maps in (attention, uniform)))
+    _, attention = model.discriminator.attention_features(real[None].to(model.device))
+    maps = Maps(layer)
+    maps.add(attention)
+    entropy = np.mean([maps.health().entropy[head] for head in heads])
+    both = (attention[0].double(), maps.uniform)
+    ratios = against_uniform(*(saliency_maps(each[None, heads].cpu(), layer.key_grid)[0].mean(0) for each in both))
     picture, end = overlay(real, ratios)
     used = "" if inversion.config.loss.method == "saliency" else " (not used)"
     return (
         f"saliency of heads {_span(heads)}{used} against uniform attention: orange up to {end:.2f} times, "
-        f"blue down to {1 / end:.2f}; entropy {entropy_share(attention, uniform):.1%} of the most",
+        f"blue down to {1 / end:.2f}; entropy {entropy:.1%} of the most",
         picture,
     )
 

@@ -127,13 +127,17 @@ def generated(model: Model, count: int, seed: int, label: int | None = None) -> 
     Args:
         label: of all of them; None takes the classes in turn.
     """
-    generator = model.generator
+    for index, (z, chosen) in enumerate(zip(*codes(model, count, seed, label), strict=True)):
+        image = generate(model.generator, z[None], chosen[None])[0]
+        yield Target(f"generated_{index:03d}", "generated", image, (), int(chosen), z)
+
+
+def codes(model: Model, count: int, seed: int, label: int | None = None) -> tuple[Tensor, Tensor]:
+    """The z [count, latent_dim] and classes [count] of ``generated`` images."""
     random = np.random.default_rng([seed, 20])  # not the draws that the inversion with this seed begins with
-    for index in range(count):
-        z = torch.from_numpy(random.standard_normal(generator.latent_dim, dtype=np.float32))
-        chosen = index % generator.num_classes if label is None else label
-        image = generate(generator, z[None], torch.tensor([chosen]))[0]
-        yield Target(f"generated_{index:03d}", "generated", image, (), chosen, z)
+    z = torch.from_numpy(random.standard_normal((count, model.generator.latent_dim), dtype=np.float32))
+    classes = torch.arange(count) % model.generator.num_classes
+    return z, classes if label is None else torch.full_like(classes, label)
 
 
 def brightness_warning(model: Model, image: Tensor) -> str | None:

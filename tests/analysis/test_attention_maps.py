@@ -1,6 +1,5 @@
 """Statistics of heads against slow definitions; the command writes maps that are the networks' own."""
 
-import csv
 import json
 import math
 import re
@@ -12,12 +11,13 @@ from PIL import Image
 
 from analysis import attention_maps as command
 from analysis.explorer import View
-from analysis.head_statistics import head_statistics, relay_cells, without_attention
-from analysis.inversion.saliency import evenly
+from analysis.head_statistics import head_statistics, relay_cells, told, without_attention
 from analysis.inversion.targets import generated
 from analysis.loading import load_model
+from sagan_base.attention_health import MapHealth, Maps
+from sagan_base.data import load_data
 from sagan_base.network import attention_off
-from ylg.heads import aligned_rows, head_masks, sparse_head_masks
+from ylg.heads import head_masks
 from ylg.layer import SparseAttention2d
 
 
@@ -26,28 +26,38 @@ def layer(**options):
     return SparseAttention2d(8, (8, 8), **options)
 
 
+@torch.no_grad()
+def statistics_of(attend, attention):
+    maps = Maps(attend)
+    maps.add(attention)
+    return head_statistics(attend, maps)
+
+
 def test_statistics_equal_their_definitions_in_loops():
     attend = layer(alignment="rows")
     _, attention = attend(torch.randn(2, 8, 8, 8), return_attention=True)
-    attention = attention.detach()
-    statistics = head_statistics(attend, attention)
+    statistics = statistics_of(attend, attention)
     # The 4x4 grid by Manhattan distance: positions 3, 7, 11, 15 end the blocks of 4.
     enumeration = sorted(range(16), key=lambda cell: (cell // 4 + cell % 4, cell))
     relays = {enumeration[position] for position in (3, 7, 11, 15)}
     assert set(relay_cells(attend, "ltr", (4, 4)).tolist()) == relays
-    head, entropies, distances, shares = 5, [], [], []
+    head, distances, shares = 5, [], []
     for image in range(2):
         for query in range(64):
             p = attention[image, head, query].tolist()
-            entropies.append(-sum(x * math.log2(x) for x in p if x > 0))
             row, col = (query // 8 + 0.5) / 2, (query % 8 + 0.5) / 2
             away = [math.hypot(key // 4 + 0.5 - row, key % 4 + 0.5 - col) for key in range(16)]
             distances.append(sum(x * d for x, d in zip(p, away, strict=True)))
             shares.append(sum(p[key] for key in relays))
-    assert statistics[head]["pattern"] == "ltr step 2"
-    assert statistics[head]["entropy"] == pytest.approx(np.mean(entropies), rel=1e-5)
-    assert statistics[head]["distance"] == pytest.approx(np.mean(distances), rel=1e-5)
-    assert statistics[head]["on relays"] == pytest.approx(np.mean(shares), rel=1e-5)
+    row = statistics.iloc[head]
+    assert row["pattern"] == "ltr step 2"
+    assert row["distance"] == pytest.approx(np.mean(distances), rel=1e-5)
+    assert row["on relays"] == pytest.approx(np.mean(shares), rel=1e-5)
+    maps = Maps(attend.requires_grad_(False))
+    maps.add(attention.detach())
+    assert (row["entropy"], row["variation"], row["between"]) == tuple(
+        values[head] for values in (maps.health().entropy, maps.health().variation, maps.health().between)
+    )
 
 
 def test_relays_of_ltr_are_the_ends_of_its_blocks_along_the_order():
@@ -57,35 +67,28 @@ def test_relays_of_ltr_are_the_ends_of_its_blocks_along_the_order():
     assert relay_cells(layer(), "dense", (4, 4)) is None
 
 
-def test_uniform_attention_has_the_most_entropy_and_the_uniform_distance():
-    attend = layer(pattern="dense", num_heads=2)
-    statistics = head_statistics(attend, torch.full((1, 2, 64, 16), 1 / 16))
-    for row in statistics:
-        assert row["entropy"] == pytest.approx(4.0)
-        assert row["most entropy"] == pytest.approx(4.0)
-        assert row["distance"] == pytest.approx(row["uniform distance"])
-        assert row["on relays"] is None
+def test_uniform_attention_has_the_uniform_distance_and_no_relays_where_all_keys_are_allowed():
+    statistics = statistics_of(layer(pattern="dense", num_heads=2), torch.full((1, 2, 64, 16), 1 / 16))
+    assert statistics["distance"].tolist() == pytest.approx(statistics["uniform distance"].tolist())
+    assert statistics["on relays"].isna().all()
 
 
-def test_uniform_attention_is_that_over_the_allowed_keys_of_each_query():
-    attend = layer(alignment="rows")
-    masks = head_masks(attend.pattern, (8, 8), (4, 4), 8, "manhattan", "rows").numpy()
-    enumeration = sorted(range(16), key=lambda cell: (cell // 4 + cell % 4, cell))
-    relays = [cell in [enumeration[position] for position in (3, 7, 11, 15)] for cell in range(16)]
-    for head, row in enumerate(head_statistics(attend, torch.full((1, 8, 64, 16), 1 / 16))):
-        allowed = masks[head].sum(1)
-        assert row["most entropy"] == pytest.approx(np.log2(allowed).mean())
-        if row["pattern"].startswith("ltr"):
-            assert row["uniform on relays"] == pytest.approx((masks[head][:, relays].sum(1) / allowed).mean())
-            assert row["on relays"] == pytest.approx(4 / 16)
+@pytest.mark.parametrize(("options", "relays"), [({"alignment": "rows"}, [3, 7, 11, 15]), ({"stride": 8}, [7, 15])])
+def test_uniform_attention_is_that_over_the_allowed_keys_of_each_query(options, relays):
+    attend = layer(order="raster", **options)
+    assert relay_cells(attend, "ltr", (4, 4)).tolist() == relays
+    masks = head_masks("ltr_rtl", (8, 8), (4, 4), 8, "raster", attend.alignment, stride=attend.stride).numpy()
+    statistics = statistics_of(attend, torch.full((1, 8, 64, 16), 1 / 16))
+    for head in (4, 5, 6, 7):  # ltr
+        shares = masks[head][:, relays].sum(1) / masks[head].sum(1)
+        assert statistics["uniform on relays"][head] == pytest.approx(shares.mean())
+        assert statistics["on relays"][head] == pytest.approx(len(relays) / 16)
 
 
-def test_the_layers_own_stride_decides_what_is_allowed_and_which_cells_are_relays():
-    attend = layer(stride=8, order="raster")
-    assert relay_cells(attend, "ltr", (4, 4)).tolist() == [7, 15]
-    allowed = head_masks("ltr_rtl", (8, 8), (4, 4), 8, "raster", stride=8).numpy().sum(-1)
-    for head, row in enumerate(head_statistics(attend, torch.full((1, 8, 64, 16), 1 / 16))):
-        assert row["most entropy"] == pytest.approx(np.log2(allowed[head]).mean())
+def test_a_line_about_a_head_tells_its_health_and_calls_it_uniform_below_a_twentieth():
+    health = MapHealth((0.98, 0.5), (0.049, 0.05), (0.011, 0.5))
+    assert told(health, 0) == "entropy 98%, 0.05 from uniform (uniform), 1% between images"
+    assert told(health, 1) == "entropy 50%, 0.05 from uniform, 50% between images"
 
 
 def test_with_attention_off_a_network_is_as_if_its_gains_were_0_and_gets_them_back(checkpoint):
@@ -160,10 +163,8 @@ def test_the_picture_shows_the_mean_over_queries_and_the_row_of_the_one_that_is_
     attention = torch.zeros(1, 64, 16)
     attention[0, :, [5, 12, 9]] = torch.tensor([0.60, 0.35, 0.05])
     attention[0, 1 * 8 + 6] = torch.eye(16)[9]  # one query looks at the cell (2, 1) only
-    masks = sparse_head_masks("dense", (8, 8), (4, 4), 1, "manhattan", "rows")
-    rows = aligned_rows((8, 8), (4, 4), "rows")
-    image = torch.zeros(1, 16, 16)
-    view = View("D", "", image, attention, [evenly(mask) for mask in masks], ["dense"], (8, 8), (4, 4), "rows", rows)
+    attend = layer(pattern="dense", num_heads=1, alignment="rows")
+    view = View("D", attend, torch.zeros(1, 16, 16), attention)
     sheet = command.picture_of([view], [1, 6])
     assert brightest_cell(panel_of(sheet, 1, 0)) == (1, 1)
     assert brightest_cell(panel_of(sheet, 1, 1)) == (2, 1)
@@ -175,7 +176,8 @@ def test_class_seed_and_query_are_those_asked_for(checkpoint, tmp_path, monkeypa
     shown, counted = [], []
     generator_views = command.generator_views
     monkeypatch.setattr(command, "generator_views", lambda *given: shown.append(given[1:3]) or generator_views(*given))
-    monkeypatch.setattr(command, "head_statistics", lambda *given: counted.append(given[1]) or head_statistics(*given))
+    watch = command.watch
+    monkeypatch.setattr(command, "watch", lambda net, batches: watch(net, counted.append(list(batches)) or counted[-1]))
     asked = ["--generated", "2", "--class", "4", "--seed", "3", "--query", "1", "6"]
     command.main([*asked, "--checkpoint", str(checkpoint), "--out", str(tmp_path)])
     model = load_model(checkpoint=checkpoint)
@@ -185,10 +187,11 @@ def test_class_seed_and_query_are_those_asked_for(checkpoint, tmp_path, monkeypa
         assert label == 4
     with Image.open(tmp_path / "attention_maps.png") as sheet:
         assert marked_cell(panel_of(sheet.convert("RGB"), 0, 1, columns=9)) == (1, 6)
-    with torch.no_grad():  # statistics are of the images that are made with attention
-        images = model.generator(torch.stack([target.latent for target in drawn]), torch.full((64,), 4))
-        _, expected = model.discriminator.attention_features(images)
-    torch.testing.assert_close(counted[1], expected, rtol=1e-6, atol=0)
+    z, labels = (torch.cat(parts) for parts in zip(*counted[0], strict=True))
+    assert torch.equal(z[:64], torch.stack([target.latent for target in drawn])) and set(labels.tolist()) == {4}
+    real = torch.cat([images for images, _ in counted[1]])
+    assert len(z) == len(real) == 512
+    assert torch.equal(real[0], load_data("digits", 16).batch(torch.tensor([0]))[0][0])
 
 
 def test_the_command_writes_page_pictures_maps_and_statistics(checkpoint, tmp_path, capsys):
@@ -197,8 +200,7 @@ def test_the_command_writes_page_pictures_maps_and_statistics(checkpoint, tmp_pa
     arguments = [str(tmp_path / "green.png"), "--generated", "1", "--held-out", "1", "--checkpoint", str(checkpoint)]
     assert command.main([*arguments, "--query", "1", "6", "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {
-        "attention_maps.html", "attention_maps.png", "attention_off.png", "attention_maps.npz", "head_statistics.csv",
-        "head_statistics.json",
+        "attention_maps.html", "attention_maps.png", "attention_off.png", "attention_maps.npz", "head_statistics.json",
     }  # fmt: skip
     stored = np.load(out / "attention_maps.npz")
     names = [str(stored[f"{i}_name"]) for i in range(4)]
@@ -209,10 +211,11 @@ def test_the_command_writes_page_pictures_maps_and_statistics(checkpoint, tmp_pa
             _, expected = model.discriminator.attention_features(torch.from_numpy(stored[f"{index}_image"])[None])
             torch.testing.assert_close(torch.from_numpy(stored[f"{index}_attention"]), expected[0])
     record = json.loads((out / "head_statistics.json").read_text())
-    with (out / "head_statistics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 16
-    assert record["heads"]["generator at 8x8"][3]["entropy"] == pytest.approx(float(rows[3]["entropy"]), rel=1e-4)
+    rows = record["heads"]["discriminator on real images of digits at 8x8"]
+    assert len(rows) == len(record["heads"]["generator at 8x8"]) == 8
+    page = (out / "attention_maps.html").read_text()
+    health = MapHealth(*(tuple(row[name] for row in rows) for name in ("entropy", "variation", "between")))
+    assert page.count(f'"health":"{told(health, 3)}"') >= 3  # under each map of the discriminator
     said = capsys.readouterr().out
     assert re.search("generator gains +attention.8 0.5000", said)
     with Image.open(out / "attention_maps.png") as sheet:

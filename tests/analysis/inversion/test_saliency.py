@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.inversion.saliency import dense, entropy_share, saliency, saliency_maps, uniform_attention
-from ylg import SparseAttention2d
+from analysis.inversion.saliency import saliency, saliency_maps
 
 
 def test_saliency_is_the_column_sum_over_the_number_of_non_zero_entries():
@@ -43,22 +42,3 @@ def test_each_key_cell_becomes_a_rectangle():
 def test_keys_that_fill_no_square_are_refused():
     with pytest.raises(ValueError, match="num_keys=48 is not a perfect square"):
         saliency_maps(torch.rand(1, 1, 6, 48), (4, 4))
-
-
-@pytest.mark.parametrize("mode", ["parallel", "sequential"])
-@pytest.mark.parametrize("options", [{}, {"pattern": "strided", "stride": 2, "alignment": "rows"}])
-def test_uniform_attention_is_the_map_of_a_layer_whose_scores_are_all_equal(mode, options):
-    layer = SparseAttention2d(8, (8, 8), mode=mode, **options)
-    torch.nn.init.zeros_(layer.query.weight)
-    with torch.no_grad():
-        _, attention = layer(torch.randn(1, 8, 8, 8), return_attention=True)
-    uniform = dense(uniform_attention(layer))
-    torch.testing.assert_close(uniform, attention[0])
-    assert all(entropy_share(attention[0, head], uniform[head]) == pytest.approx(1) for head in range(8))
-
-
-def test_the_share_of_entropy_falls_to_0_where_each_query_looks_at_one_key():
-    uniform = torch.full((6, 4), 0.25)
-    assert entropy_share(torch.eye(4)[[0, 1, 2, 3, 0, 1]], uniform) == 0
-    assert entropy_share(torch.tensor([[0.5, 0.5, 0, 0]] * 6), uniform) == pytest.approx(0.5)
-    assert entropy_share(torch.eye(4), torch.eye(4)) == 1  # a mask that leaves no choice
