@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from analysis.fitting_model import DEFAULT_CHOICE, fitting_model
 from analysis.inversion.distances import Distance, choose_distance
-from analysis.inversion.loss import FEATURES, METHODS, NORMS, WEIGHTINGS, InversionLoss
+from analysis.inversion.loss import METHODS, InversionLoss, LossConfig
 from analysis.inversion.photograph import CROPS, Crop
 from analysis.inversion.report import TUNED, shorten, summary, write_inversion
 from analysis.inversion.search import PRESETS, InversionConfig, invert
@@ -36,6 +36,7 @@ from analysis.inversion.targets import (
 from analysis.loading import Model, add_model_arguments
 from sagan_base.checkpoint import model_file
 from sagan_base.cli import INTERRUPTED, Parser, usage_errors, writable_folder
+from sagan_base.options import argument_kind
 from sagan_base.provenance import command_line, provenance
 
 
@@ -69,41 +70,22 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--preset", choices=sorted(PRESETS), default="default", help="'published' is the authors' program")
     how.add_argument(
         "--method", nargs="+", choices=METHODS, default=["saliency"],
-        help="the paper's; a baseline (features, pixel); or a control of what weighs (uniform: attention that says "
-        "nothing; other-image: the saliency of the next picture, or of a generated one)",
+        help="what is minimised: the paper's, a baseline (features, pixel), or a control of what weighs (uniform: "
+        "attention that says nothing; other-image: the saliency of the next picture, or of a generated one)",
     )  # fmt: skip
-    how.add_argument(
-        "--features", choices=FEATURES, help="before the first attention layer (published), or all blocks'"
-    )
-    how.add_argument("--heads", type=int, nargs="+", metavar="H", help="heads that weigh (default: the first half)")
-    how.add_argument("--weighting", choices=WEIGHTINGS, help="a norm per head, or one with their mean saliency")
-    how.add_argument("--norm", choices=NORMS, help="per restart, over the whole batch (published), or L1")
-    helps = {
-        "steps": "optimisation steps",
-        "restarts": "codes optimised side by side",
-        "draws": "random codes scored first; the best become restarts",
-        "classes": "how many of the best classes to keep, where none is given",
-        "learning_rate": "of Adam",
-        "ramp_up": "part of the steps over which the rate rises",
-        "ramp_down": "part of the steps over which it falls along a cosine",
-        "lookahead": "k of Lookahead; 0 leaves it out",
-        "lookahead_alpha": "how far Lookahead's slow weights move",
-        "clamp": "largest absolute entry of z; 0 leaves z free",
-        "noise": "standard deviation of noise on z at the start",
-        "patience": "stop after so many steps without improvement of the sum over restarts; 0 never",
-        "seed": "of all random draws",
-    }
-    for field in fields(InversionConfig):
-        if field.name in helps:
-            value = getattr(PRESETS["default"], field.name)
-            option = "--" + field.name.replace("_", "-")
-            how.add_argument(option, type=type(value), metavar="X", help=f"{helps[field.name]} (default: {value})")
+    for part in (LossConfig, InversionConfig):
+        for field in fields(part):
+            if field.name not in ("loss", "method", "tune_steps"):
+                about, choices = field.metadata["about"], field.metadata["choices"]
+                kind = {"choices": choices} if choices else argument_kind(part, field.name)
+                kind |= {"metavar": "H"} if field.name == "heads" else {}
+                shown = "" if field.default is None else f" (default: {field.default})"
+                how.add_argument("--" + field.name.replace("_", "-"), help=about + shown, **kind)
     how.add_argument(
         "--tune-generator", dest="tune_steps", type=int, nargs="?", const=200, metavar="STEPS",
         help="then adapt the generator's weights to the picture (200 steps if no number is given); its result is "
         "labelled, because it is no reconstruction by z alone",
     )  # fmt: skip
-    how.add_argument("--tune-learning-rate", type=float, metavar="X", help="of that stage (default: 0.001)")
     how.add_argument(
         "--lpips", nargs=2, type=Path, metavar=("VGG16", "LPIPS"),
         help="weights of torchvision's VGG16 and of LPIPS 'vgg' 0.1: restarts are then chosen by LPIPS",
@@ -118,14 +100,14 @@ def configs_of(arguments: argparse.Namespace) -> list[InversionConfig]:
     Raises:
         ValueError: a setting is refused.
     """
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(arguments).items() if v is not None}
+    methods = dict.fromkeys(given.pop("method"))
+
+    def changed(config: Any, **more: Any) -> Any:
+        return replace(config, **{f.name: given[f.name] for f in fields(config) if f.name in given}, **more)
+
     preset = PRESETS[arguments.preset]
-    given = {f.name: getattr(arguments, f.name, None) for f in fields(preset)}
-    given = {name: value for name, value in given.items() if value is not None}
-    loss = {"heads": arguments.heads and tuple(arguments.heads), "features": arguments.features}
-    loss |= {"weighting": arguments.weighting, "norm": arguments.norm}
-    loss = {name: value for name, value in loss.items() if value is not None}
-    methods = dict.fromkeys(arguments.method)
-    return [replace(preset, loss=replace(preset.loss, method=method, **loss), **given) for method in methods]
+    return [changed(preset, loss=changed(preset.loss, method=method)) for method in methods]
 
 
 def targets_of(arguments: argparse.Namespace, model: Model, crop: Crop) -> tuple[list[Target], list[str]]:

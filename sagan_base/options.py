@@ -101,7 +101,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
                 "--" + name.replace("_", "-"),
                 default=argparse.SUPPRESS,
                 help=f"{HELP[part][name]}{_default_text(part, name)}",
-                **_argument_kind(part, name),
+                **argument_kind(part, name),
             )
 
 
@@ -128,7 +128,8 @@ def config_from_options(arguments: argparse.Namespace, data: str, **data_fields:
     return RunConfig(model, recipe, TrainConfig(**given[TrainConfig]), data)
 
 
-def _argument_kind(part: type, name: str) -> dict[str, Any]:
+def argument_kind(part: type, name: str) -> dict[str, Any]:
+    """How argparse reads the option of a dataclass's field, from the field's type."""
     hint = get_type_hints(part)[name]
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}  # bool("False") is True

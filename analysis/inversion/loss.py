@@ -7,8 +7,9 @@ whether saliency says anything of the image: uniform attention over the mask, an
 search.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,38 +24,32 @@ NORMS = ("restart", "batch", "l1")
 WEIGHTINGS = ("per-head", "mean")
 
 
+def option(default: Any, about: str, choices: tuple[str, ...] = ()) -> Any:
+    """A field of a configuration: ``about`` says what it means, to who reads the class and in the command's help."""
+    return field(default=default, metadata={"about": about, "choices": choices})
+
+
 @dataclass(frozen=True)
 class LossConfig:
     """Which distance.
 
-    Attributes:
-        method: "saliency" (the paper's), "features" (unweighted) or "pixel"; or, as a control, features weighted by
-            what the saliency of "uniform" attention over the mask would be, or by the saliency of an "other-image".
-        features: of the discriminator; "attention" (published) are those just before its first attention layer,
-            "blocks" the outputs of all blocks, each by its root mean square, so that none outweighs the others (as
-            Pan et al., arXiv:2003.13659, compare all depths); saliency is resized to each.
-        heads: discriminator heads that weigh; None means the first half, as published (0 to 3 of 8, which are the
-            right-to-left ones).
-        weighting: "per-head" (published) sums one norm per head; "mean" takes one norm, weighted by the mean saliency.
-        norm: "restart" gives every image of the batch its own Euclidean norm, so that restarts do not share a
-            gradient; "batch" is the published Frobenius norm over the whole batch, in which a restart that is far
-            off shrinks the others' steps; "l1" sums absolute differences, image by image.
+    ``features`` of "blocks" are each divided by their root mean square, so that none outweighs the others (as Pan et
+    al., arXiv:2003.13659, compare all depths); saliency is resized to each. ``norm`` of "restart" gives every image of
+    the batch its own Euclidean norm, so that restarts do not share a gradient, as in the published Frobenius norm over
+    the "batch", in which a restart that is far off shrinks the others' steps.
     """
 
-    method: str = "saliency"
-    features: str = "attention"
-    heads: tuple[int, ...] | None = None
-    weighting: str = "per-head"
-    norm: str = "restart"
+    method: str = option("saliency", "the paper's, a baseline, or a control of what weighs", METHODS)
+    features: str = option(
+        "attention", "those before the first attention layer (published), or the outputs of all blocks", FEATURES
+    )
+    heads: tuple[int, ...] | None = option(None, "heads that weigh; by default the first half, as published")
+    weighting: str = option("per-head", "a norm per head (published), or one with their mean saliency", WEIGHTINGS)
+    norm: str = option("restart", "per restart, over the whole batch (published), or L1 per restart", NORMS)
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("method", METHODS),
-            ("features", FEATURES),
-            ("weighting", WEIGHTINGS),
-            ("norm", NORMS),
-        ):
-            if getattr(self, name) not in choices:
+        for name, choices in ((f.name, f.metadata["choices"]) for f in fields(self)):
+            if choices and getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
         if self.heads is not None and not self.heads:
             raise ValueError("heads is empty; name at least one, or leave it out for the published half")

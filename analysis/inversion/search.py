@@ -18,45 +18,30 @@ from torch import Tensor, nn
 
 from analysis.inversion.distances import Distance
 from analysis.inversion.lookahead import Lookahead
-from analysis.inversion.loss import InversionLoss, LossConfig
+from analysis.inversion.loss import InversionLoss, LossConfig, option
 from sagan_base.sampling import to_uint8
 
 
 @dataclass(frozen=True)
 class InversionConfig:
-    """Every choice of an inversion.
-
-    Attributes:
-        steps: optimisation steps. restarts: codes optimised side by side.
-        draws: random codes scored by the same loss, of which the best become the restarts; at most ``restarts``
-            means none are dropped.
-        classes: where the class is not given, how many of the best classes the restarts are shared among.
-        learning_rate: of Adam, 0.07 as published; ``ramp_up`` and ``ramp_down`` are the parts of the steps over which
-            it rises linearly and falls along a cosine (0: constant).
-        lookahead: k of Lookahead with ``lookahead_alpha``; 0 leaves it out, as the published program does in effect.
-        clamp: largest absolute value of an entry of z; 0 leaves z free.
-        noise: standard deviation of Gaussian noise added to z at the start; falls to 0 over the first 3/4 of the steps.
-        patience: stop when the sum of the restarts' lowest losses has not fallen by 0.1% for so many steps; 0: never.
-        tune_steps: steps of a further stage that adapts the generator's weights to this one image, with
-            ``tune_learning_rate``. Its result is another thing than a reconstruction by z alone, and kept apart.
-    """
+    """Every choice of an inversion. What tuning the generator gives is kept apart from a reconstruction by z alone."""
 
     loss: LossConfig = field(default_factory=LossConfig)
-    steps: int = 300
-    restarts: int = 8
-    draws: int = 512
-    classes: int = 3
-    learning_rate: float = 0.07
-    ramp_up: float = 0.05
-    ramp_down: float = 0.25
-    lookahead: int = 0
-    lookahead_alpha: float = 0.5
-    clamp: float = 3.0
-    noise: float = 0.0
-    patience: int = 100
-    tune_steps: int = 0
-    tune_learning_rate: float = 1e-3
-    seed: int = 0
+    steps: int = option(300, "optimisation steps")
+    restarts: int = option(8, "codes optimised side by side")
+    draws: int = option(512, "random codes scored first by the same loss; the best become restarts")
+    classes: int = option(3, "the restarts are shared among so many of the best classes, where none is given")
+    learning_rate: float = option(0.07, "of Adam")
+    ramp_up: float = option(0.05, "part of the steps over which the rate rises linearly")
+    ramp_down: float = option(0.25, "part of the steps over which it falls along a cosine")
+    lookahead: int = option(0, "k of Lookahead; 0 leaves it out, as the published program does in effect")
+    lookahead_alpha: float = option(0.5, "how far Lookahead's slow weights move")
+    clamp: float = option(3.0, "largest absolute entry of z; 0 leaves z free")
+    noise: float = option(0.0, "standard deviation of noise on z at the start; falls to 0 over 3/4 of the steps")
+    patience: int = option(100, "stop when the sum of the restarts' losses has not fallen for so many steps; 0 never")
+    tune_steps: int = option(0, "steps of a further stage, which adapts the generator's weights to this one image")
+    tune_learning_rate: float = option(1e-3, "of the stage of --tune-generator")
+    seed: int = option(0, "of all random draws")
 
     def __post_init__(self) -> None:
         for name in ("steps", "restarts", "classes"):
@@ -158,18 +143,17 @@ def invert(
     _check(generator, image, label)
     real = image[None].to(device)
     loss = InversionLoss(discriminator, real, config.loss, None if other is None else other[None].to(device))
-    with _frozen(generator), _frozen(discriminator):
-        search = _Search(generator, loss, real, config, torch.Generator().manual_seed(config.seed), report)
-        stopped = "interrupted"
-        try:
-            search.draw(label)
-            stopped = search.optimise()
-        except KeyboardInterrupt:
-            if search.best_latents is None:
-                raise
-        result = search.result(distance, stopped)
-        if config.tune_steps and stopped != "interrupted":
-            _tune(generator, loss, real, result, report)
+    search = _Search(generator, loss, real, config, torch.Generator().manual_seed(config.seed), report)
+    stopped = "interrupted"
+    try:
+        search.draw(label)
+        stopped = search.optimise()
+    except KeyboardInterrupt:
+        if search.best_latents is None:
+            raise
+    result = search.result(distance, stopped)
+    if config.tune_steps and stopped != "interrupted":
+        _tune(generator, loss, real, result, report)
     return replace(result, seconds=time.monotonic() - started)
 
 
@@ -179,21 +163,6 @@ def _check(generator: nn.Module, image: Tensor, label: int | None) -> None:
         raise ValueError(f"the image has shape {tuple(image.shape)}, the model needs {expected}")
     if label is not None and not 0 <= label < generator.num_classes:
         raise ValueError(f"class {label} does not exist; the model has classes 0 to {generator.num_classes - 1}")
-
-
-class _frozen:
-    """Within it, a network's weights ask for no gradient, which halves the work of a backward pass."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-    def __enter__(self) -> None:
-        for parameter in self.trained:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for parameter in self.trained:
-            parameter.requires_grad_(True)
 
 
 class _Search:
@@ -349,7 +318,8 @@ def _tune(generator: nn.Module, loss: InversionLoss, real: Tensor, result: Inver
     tuned = deepcopy(generator).requires_grad_(True)
     code = result.latent[None].to(real.device).clone().requires_grad_(True)
     label = result.labels[result.chosen : result.chosen + 1].to(real.device)
-    adam = torch.optim.Adam([*tuned.parameters(), code], lr=config.tune_learning_rate)
+    moving = [*tuned.parameters(), code]
+    adam = torch.optim.Adam(moving, lr=config.tune_learning_rate)
     scale, lowest = None, math.inf
     try:
         for step in range(config.tune_steps):
@@ -363,7 +333,7 @@ def _tune(generator: nn.Module, loss: InversionLoss, real: Tensor, result: Inver
                 lowest, result.tuned = float(value.detach()), image.detach()[0].cpu()
             report("tuning", step + 1, config.tune_steps, lowest)
             adam.zero_grad()
-            value.backward()
+            value.backward(inputs=moving)
             adam.step()
     except KeyboardInterrupt:
         result.stopped = "interrupted"
