@@ -7,6 +7,7 @@ file is complete by itself, and the SHA-256 of everything else. Reading runs no 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,13 +185,41 @@ def checkpoint_path(folder: str | Path, step: int) -> Path:
 
 
 def checkpoint_files(folder: str | Path) -> list[Path]:
-    """The checkpoints of a folder, newest first, unchecked."""
-    return sorted(Path(folder).glob("step_*.safetensors"), reverse=True)
+    """The checkpoints of a folder, newest first by their number, unchecked; files of anybody else are passed over."""
+    found = {step: path for path in Path(folder).glob("step_*") if (step := _step_of(path)) is not None}
+    return [found[step] for step in sorted(found, reverse=True) if not _is_anothers(found[step], step)]
 
 
 def newest_step(folder: str | Path) -> int:
     """The step of the newest checkpoint, by its name; 0 without any."""
-    return max((int(path.stem.removeprefix("step_")) for path in checkpoint_files(folder)), default=0)
+    return max(map(_step_of, checkpoint_files(folder)), default=0)
+
+
+def useless_files(folder: str | Path, step: int) -> list[Path]:
+    """What killed writes left in a folder whose newest good checkpoint is that of ``step``."""
+    damaged = [path for path in checkpoint_files(folder) if _step_of(path) > step]
+    unfinished = [path for path in Path(folder).glob(".step_*") if UNFINISHED.fullmatch(path.name) and path.is_file()]
+    return damaged + unfinished
+
+
+UNFINISHED = re.compile(r"\.step_[0-9]{8,}\.safetensors\.[a-z0-9_]+\.safetensors")  # as atomic_write names it
+
+
+def _step_of(path: Path) -> int | None:
+    """The step in the name of a checkpoint; None where the name, to the letter, is not one or is a folder's."""
+    digits = path.stem.removeprefix("step_")
+    is_number = digits.isascii() and digits.isdecimal()
+    return int(digits) if is_number and path == checkpoint_path(path.parent, int(digits)) and path.is_file() else None
+
+
+def _is_anothers(path: Path, step: int) -> bool:
+    """Whether training wrote something else than this whole file: a slim export, or a copy under another number."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names, info = file.keys(), json.loads((file.metadata() or {}).get("info", "{}"))
+        return info.get("step") != step or not any(name.startswith("generator.") for name in names)
+    except (AttributeError, OSError, SafetensorError, ValueError):
+        return False  # damaged, which reading it says
 
 
 def latest_checkpoint(folder: str | Path) -> Path | None:

@@ -27,19 +27,30 @@ def folder_problem(path: Path, config: RunConfig, data: ImageData) -> str | None
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        before = RunConfig.from_dict(record["config"]).identity()
+        before = RunConfig.from_dict(record["config"])
         fingerprint = record["data"]["fingerprint"]
     except (KeyError, TypeError, ValueError) as error:
         return f"{path} is not the record of a run ({error}); use another --out, or delete that folder"
+    return experiment_problem(path.parent, before, fingerprint, config, data)
+
+
+def experiment_problem(
+    folder: Path, before: RunConfig, fingerprint: str, config: RunConfig, data: ImageData
+) -> str | None:
+    """None where what ``folder`` holds is of the same experiment, else what differs.
+
+    Its record and its checkpoints are both asked: a record is a text that people delete and edit.
+    """
+    there = before.identity()
     if fingerprint == data.fingerprint:
-        before["data"] = config.data  # another path to the same pictures is no difference
-    differing = _differences(before, config.identity())
+        there["data"] = config.data  # another path to the same pictures is no difference
+    differing = _differences(there, config.identity())
     if fingerprint != data.fingerprint:
         differing.append(f"data fingerprint ({fingerprint[:12]} there, {data.fingerprint[:12]} here)")
     if not differing:
         return None
     return (
-        f"{path.parent} holds another run: it differs in {', '.join(differing)}; use another --out, delete that folder "
+        f"{folder} holds another run: it differs in {', '.join(differing)}; use another --out, delete that folder "
         "to start anew, or give its options to go on with it"
     )
 

@@ -27,6 +27,7 @@ from sagan_base.checkpoint import (
     read_checkpoint,
     read_latest,
     remove_old_checkpoints,
+    useless_files,
     write_checkpoint,
 )
 from sagan_base.config import RunConfig
@@ -45,6 +46,7 @@ from sagan_base.run_folder import (
     SAMPLES_FILE,
     SAMPLES_FOLDER,
     RunLog,
+    experiment_problem,
     folder_problem,
     read_metrics,
     write_record,
@@ -191,6 +193,10 @@ class TrainingRun:
         _, found = read_latest(self.folder) or (None, None)
         if found is None and checkpoint_files(self.folder):
             return f"no checkpoint in {self.folder} can be read; delete them to start anew, or use another --out", None
+        if found is not None:
+            fingerprint = found.info["data"]["fingerprint"]
+            if problem := experiment_problem(self.folder, found.config, fingerprint, self.config, self.data):
+                return problem, None
         if found is not None and found.info["step"] > steps:
             step = found.info["step"]
             return f"{self.out} holds {step} steps, more than steps={steps}; use {step} or more, or another --out", None
@@ -227,8 +233,7 @@ class TrainingRun:
         if self.group.is_first:
             self.provenance = {"processes": self.group.count, **provenance(self.config.training.seed)}
             write_record(self.out / CONFIG_FILE, self.config, self.data, {"from_step": self.step, **self.provenance})
-            newer = [path for path in checkpoint_files(self.folder) if path > checkpoint_path(self.folder, self.step)]
-            for useless in (*newer, *self.folder.glob(".step_*")):  # damaged, or never finished by a killed process
+            for useless in useless_files(self.folder, self.step):
                 useless.unlink(missing_ok=True)
             log = RunLog(self.out, self.step)
             if self.config.training.precision == "bfloat16" and slow_bfloat16(self.group.device):

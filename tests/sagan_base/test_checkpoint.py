@@ -18,8 +18,10 @@ from sagan_base.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     named_part,
+    newest_step,
     read_checkpoint,
     remove_old_checkpoints,
+    useless_files,
     write_checkpoint,
 )
 from sagan_base.distributed import Processes
@@ -157,6 +159,28 @@ def test_only_the_newest_and_a_protected_checkpoint_are_kept(tmp_path):
         checkpoint_path(tmp_path, step).touch()
     remove_old_checkpoints(tmp_path, keep=2, protected=checkpoint_path(tmp_path, 2))
     assert checkpoint_files(tmp_path) == [checkpoint_path(tmp_path, step) for step in (20, 10, 2)]
+
+
+def test_only_files_that_training_named_are_checkpoints_by_their_number(written, tmp_path):
+    """A user's copies, exports and folders beside them are neither read, counted nor deleted."""
+    path, tensors, config = written
+    users = [tmp_path / f"step_{name}.safetensors" for name in ("best", "7", "000000009", "+0000009", "٠٠٠٠٠٠٠٩")]
+    users += [checkpoint_path(tmp_path, 30), tmp_path / ".step_best.safetensors", tmp_path / "step_00000009.backup"]
+    for copy in users:
+        copy.write_bytes(path.read_bytes())
+    export_model(checkpoint_path(tmp_path, 40), path)
+    checkpoint_path(tmp_path, 50).mkdir()
+    kept = {*users, checkpoint_path(tmp_path, 40), checkpoint_path(tmp_path, 50)}
+    for step in (99_999_999, 100_000_000):
+        write_checkpoint(checkpoint_path(tmp_path, step), tensors, config, {"step": step})
+    assert checkpoint_files(tmp_path) == [checkpoint_path(tmp_path, step) for step in (100_000_000, 99_999_999, 7)]
+    assert latest_checkpoint(tmp_path) == checkpoint_path(tmp_path, newest_step(tmp_path))
+    assert newest_step(tmp_path) == 100_000_000
+    unfinished = tmp_path / ".step_00000060.safetensors.ab_12xyz.safetensors"
+    unfinished.touch()
+    assert useless_files(tmp_path, 7) == [*checkpoint_files(tmp_path)[:2], unfinished]
+    remove_old_checkpoints(tmp_path, keep=1)
+    assert set(tmp_path.iterdir()) == {*kept, checkpoint_path(tmp_path, 100_000_000), unfinished}
 
 
 def test_the_file_is_plain_safetensors(written):

@@ -388,6 +388,39 @@ def test_the_folder_of_another_run_is_refused_by_the_fields_that_differ(finished
     assert again.resumed_from == again.steps  # the same pictures under another path
 
 
+@pytest.mark.parametrize("record", ["deleted", "edited"])
+@pytest.mark.parametrize("other", ["seed", "data"])
+def test_another_experiment_is_refused_by_the_checkpoint_whatever_became_of_its_record(
+    tiny_config, tiny_data, tmp_path, record, other
+):
+    config = tiny_config(steps=2)
+    train(config, tiny_data, tmp_path, progress=False)
+    path = tmp_path / "config.json"
+    if other == "seed":
+        config, said = tiny_config(steps=4, seed=5), r"holds another run: .* training.seed \(0 there, 5 here"
+    else:
+        tiny_data, said = replace(tiny_data, images=tiny_data.images.flip(0), fingerprint=""), "data fingerprint"
+    if record == "deleted":
+        path.unlink()
+    else:
+        written = json.loads(path.read_text())
+        written["config"]["training"]["seed"] = config.training.seed
+        written["data"]["fingerprint"] = tiny_data.fingerprint
+        path.write_text(json.dumps(written))
+    with pytest.raises(ValueError, match=said):
+        train(config, tiny_data, tmp_path, progress=False)
+
+
+def test_a_copy_that_a_user_keeps_among_the_checkpoints_is_left_alone(tiny_config, tiny_data, tmp_path):
+    train(tiny_config(steps=4), tiny_data, tmp_path, progress=False)
+    folder = tmp_path / "checkpoints"
+    copies = [folder / "step_best.safetensors", checkpoint_path(folder, 99)]
+    for copy in copies:
+        copy.write_bytes(checkpoint_path(folder, 2).read_bytes())
+    assert train(tiny_config(steps=6), tiny_data, tmp_path, progress=False).resumed_from == 4
+    assert all(copy.is_file() for copy in copies)
+
+
 def test_weights_that_are_no_numbers_stop_the_run_and_keep_the_last_good_checkpoint(tiny_config, tiny_data, tmp_path):
     config = tiny_config(steps=8, checkpoint_every=2, log_every=1)
     step = Updates.step
