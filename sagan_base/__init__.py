@@ -3,9 +3,13 @@
 Read next: config.py (every choice there is), generator.py, discriminator.py, training.py.
 """
 
-from sagan_base.checkpoint import load_checkpoint
-from sagan_base.discriminator import Discriminator
-from sagan_base.generator import Generator
-from sagan_base.published_weights import load_published_weights
+from sagan_base.extras import require_extra
+
+require_extra("gan", "sagan_base")  # before the imports below, which need its packages
+
+from sagan_base.checkpoint import load_checkpoint  # noqa: E402
+from sagan_base.discriminator import Discriminator  # noqa: E402
+from sagan_base.generator import Generator  # noqa: E402
+from sagan_base.published_weights import load_published_weights  # noqa: E402
 
 __all__ = ["Discriminator", "Generator", "load_checkpoint", "load_published_weights"]

