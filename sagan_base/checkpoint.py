@@ -186,8 +186,8 @@ def checkpoint_path(folder: str | Path, step: int) -> Path:
 
 def checkpoint_files(folder: str | Path) -> list[Path]:
     """The checkpoints of a folder, newest first by their number, unchecked; files of anybody else are passed over."""
-    found = {step: path for path in Path(folder).glob("step_*") if (step := _step_of(path)) is not None}
-    return [found[step] for step in sorted(found, reverse=True) if not _is_anothers(found[step], step)]
+    by_step = {step: path for path in Path(folder).glob("step_*") if (step := _step_of(path)) is not None}
+    return [by_step[step] for step in sorted(by_step, reverse=True) if not _is_anothers(by_step[step], step)]
 
 
 def newest_step(folder: str | Path) -> int:
@@ -224,8 +224,8 @@ def _is_anothers(path: Path, step: int) -> bool:
 
 def latest_checkpoint(folder: str | Path) -> Path | None:
     """Path of the newest checkpoint that is whole, or None; a damaged one is passed over and said in one line."""
-    found = read_latest(folder)
-    return found[0] if found else None
+    newest = read_latest(folder)
+    return newest[0] if newest else None
 
 
 def read_latest(folder: str | Path) -> tuple[Path, Checkpoint] | None:

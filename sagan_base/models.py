@@ -93,10 +93,10 @@ def resolve_model(name: str | None = None) -> Path:
     path = SHIPPED / f"{card.name}.safetensors"
     if not path.is_file():
         raise ValueError(f"{path} is missing; reinstall the package")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != card.sha256:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != card.sha256:
         raise ValueError(
-            f"{path} has SHA-256 {found[:12]}..., its card says {card.sha256[:12]}...; reinstall the package"
+            f"{path} has SHA-256 {digest[:12]}..., its card says {card.sha256[:12]}...; reinstall the package"
         )
     return path
 

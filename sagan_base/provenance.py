@@ -103,13 +103,13 @@ def _shortened(word: str) -> str:
 
 def versions() -> dict[str, str]:
     """Version of Python and of each installed package that takes part in a result."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @lru_cache(maxsize=1)

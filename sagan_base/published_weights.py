@@ -192,10 +192,10 @@ def _config_of(variables: dict[str, np.ndarray], attention: AttentionConfig, pat
     def shape(name: str, axes: int) -> tuple[int, ...]:
         if name not in variables:
             raise ValueError(f"{path} has no variable {name}; give weights of the paper's SAGAN program")
-        found = variables[name].shape
-        if len(found) != axes:
-            raise ValueError(f"variable {name} of {path} has shape {found}, expected {axes} axes")
-        return found
+        sizes = variables[name].shape
+        if len(sizes) != axes:
+            raise ValueError(f"variable {name} of {path} has shape {sizes}, expected {axes} axes")
+        return sizes
 
     num_blocks = sum(f"{G}g_block{number}/cbn_0/gamma" in variables for number in range(1, 10))
     resolution = 4 << num_blocks

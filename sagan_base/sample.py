@@ -30,18 +30,18 @@ def find_classes(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
     Raises:
         ValueError: there is no such class.
     """
-    found = []
+    chosen = []
     for text in wanted:
         if text in names:
-            found.append(list(names).index(text))
+            chosen.append(list(names).index(text))
         elif text.isdecimal() and int(text) < len(names):
-            found.append(int(text))
+            chosen.append(int(text))
         else:
             shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
             raise ValueError(
                 f"--class {text} is not a class of this model; use 0 ... {len(names) - 1} or one of {shown}"
             )
-    return found or list(range(len(names)))
+    return chosen or list(range(len(names)))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -172,7 +172,7 @@ class TrainingRun:
         self.evaluate, self.progress = evaluate, progress and group.is_first
         self.folder = out / CHECKPOINT_FOLDER
         # Process 0 reads for all: the processes cannot disagree, and need not share a file system.
-        problem, found = group.from_first(self._read_folder() if group.is_first else None)
+        problem, newest = group.from_first(self._read_folder() if group.is_first else None)
         if problem is not None:
             raise ValueError(problem)
         self.updates = Updates(config, group, self._reader(), len(data))
@@ -181,8 +181,8 @@ class TrainingRun:
         self.best: dict[str, float] | None = None  # step and Fréchet distance of best.safetensors
         self.window = torch.zeros(len(LOSSES), device=group.device)  # sums since the last log line
         self.window_start, self.window_seconds = 0, 0.0
-        if found is not None:
-            self._resume(found)
+        if newest is not None:
+            self._resume(newest)
         self.resumed_from = self.saved_step = self.step
 
     def _read_folder(self) -> tuple[str | None, Checkpoint | None]:
@@ -190,17 +190,17 @@ class TrainingRun:
         steps = self.config.training.steps
         if problem := folder_problem(self.out / CONFIG_FILE, self.config, self.data):
             return problem, None
-        _, found = read_latest(self.folder) or (None, None)
-        if found is None and checkpoint_files(self.folder):
+        _, newest = read_latest(self.folder) or (None, None)
+        if newest is None and checkpoint_files(self.folder):
             return f"no checkpoint in {self.folder} can be read; delete them to start anew, or use another --out", None
-        if found is not None:
-            fingerprint = found.info["data"]["fingerprint"]
-            if problem := experiment_problem(self.folder, found.config, fingerprint, self.config, self.data):
+        if newest is not None:
+            fingerprint = newest.info["data"]["fingerprint"]
+            if problem := experiment_problem(self.folder, newest.config, fingerprint, self.config, self.data):
                 return problem, None
-        if found is not None and found.info["step"] > steps:
-            step = found.info["step"]
+        if newest is not None and newest.info["step"] > steps:
+            step = newest.info["step"]
             return f"{self.out} holds {step} steps, more than steps={steps}; use {step} or more, or another --out", None
-        return None, found
+        return None, newest
 
     def _reader(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         data, device = self.data, self.group.device

@@ -94,8 +94,8 @@ class Updates:
         for micro, last in self._micro_batches():
             real, real_labels = self.read_images(self._share(index, micro))
             if mirrored is not None:
-                here = self._share(mirrored, micro).to(real.device)[:, None, None, None]
-                real = torch.where(here, real.flip(-1), real)
+                turned = self._share(mirrored, micro).to(real.device)[:, None, None, None]
+                real = torch.where(turned, real.flip(-1), real)
             fake_labels = self._on_device(classes, micro)
             with torch.no_grad(), self._autocast():
                 fake = self.generator(self._on_device(z, micro), fake_labels)
@@ -122,14 +122,14 @@ class Updates:
         # Frozen, the discriminator passes the gradient on to the images without computing its own.
         _set_requires_grad(self._discriminator_parameters, False)
         for micro, last in self._micro_batches():
-            here = self._on_device(classes, micro)
+            shown = self._on_device(classes, micro)
             network = self._parallel_generator
             with _without_exchange(network, last):
                 with self._autocast():
-                    images = network(self._on_device(z, micro), here)
+                    images = network(self._on_device(z, micro), shown)
                 images = self._augmented(images, changes, micro).contiguous(memory_format=self.layout)
                 with self._autocast():
-                    logits = self.discriminator(images, self._known_labels(here))
+                    logits = self.discriminator(images, self._known_labels(shown))
                 loss = generator_hinge_loss(logits.float())
                 (loss / self.config.training.accumulation).backward()
             total += loss.detach()

@@ -52,8 +52,8 @@ class _TwoFeatures(FeatureExtractorBase, ABC):
         """uint8 [B, 3, R, R] -> float [B, features], [B, logits]."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        found = dict(zip(("features", "logits"), self.features_and_logits(images), strict=True))
-        return tuple(found[name] for name in self.features_list)
+        outputs = dict(zip(("features", "logits"), self.features_and_logits(images), strict=True))
+        return tuple(outputs[name] for name in self.features_list)
 
 
 class ClassifierFeatures(_TwoFeatures):
