@@ -37,6 +37,7 @@ from ylg import SparseAttention2d
 from ylg.heads import aligned_rows, shown_order
 
 FULL_PRECISION_BYTES = 10_000_000  # of attention values in one page; beyond it they are stored as float16
+MOST_POINTS = 600  # of a line of a curve
 HARD = 256  # pixels of a picture's longer side up to which each is shown as a square
 INKS = {  # on the darkened image, in either theme
     "less": ",".join(map(str, LESS)),
@@ -83,6 +84,15 @@ class View:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Lines over the steps of an optimisation: ``values`` [steps, lines], of which the chosen one stands out."""
+
+    title: str
+    values: np.ndarray
+    chosen: int = 0
+
+
 @dataclass(eq=False)
 class Page:
     """What a page shows, top to bottom; every part but the title may be left empty.
@@ -91,8 +101,6 @@ class Page:
         pictures: with their captions.
         tables, head_tables: by what each shows; the first column names the row.
         frames: (optimisation step, uint8 [C, R, R]).
-        curves: {"title": ..., "every": steps between two values, "series": [{"values": [...], "chosen": bool}, ...]};
-            a value that is not finite leaves a gap.
         details: anything JSON can hold; shown folded.
     """
 
@@ -103,7 +111,7 @@ class Page:
     pictures: list[tuple[str, Image.Image]] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     frames: list[tuple[int, Tensor]] = field(default_factory=list)
-    curves: list[dict[str, Any]] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
     views: list[View] = field(default_factory=list)
     head_tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
@@ -185,7 +193,7 @@ def render(page: Page) -> str:
         details=json.dumps(page.details, indent=2, ensure_ascii=False) if page.details else "",
         data={
             "animation": _animation(page.frames),
-            "curves": [_rounded(curve) for curve in page.curves],
+            "curves": [_curve(curve) for curve in page.curves],
             "masks": [_mask(mask) for mask in masks],
             "views": views,
             "inks": INKS,
@@ -249,8 +257,14 @@ def _animation(frames: list[tuple[int, Tensor]]) -> dict[str, Any] | None:
     return {"sheet": _png(picture), "side": sheet.shape[0], "steps": [step for step, _ in frames]}
 
 
-def _rounded(curve: dict[str, Any]) -> dict[str, Any]:
-    def shown(value: float) -> float | None:
-        return float(f"{value:.5g}") if math.isfinite(value) else None
-
-    return {**curve, "series": [{**s, "values": [shown(value) for value in s["values"]]} for s in curve["series"]]}
+def _curve(curve: Curve) -> dict[str, Any]:
+    """As JSON, which has no infinity: a value that is not finite leaves a gap."""
+    every = math.ceil(len(curve.values) / MOST_POINTS)
+    series = [
+        {
+            "values": [float(f"{value:.5g}") if math.isfinite(value) else None for value in line[::every]],
+            "chosen": number == curve.chosen,
+        }
+        for number, line in enumerate(curve.values.T.tolist())
+    ]
+    return {"title": curve.title, "every": every, "series": series}

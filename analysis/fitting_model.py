@@ -8,9 +8,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from analysis.inversion.distances import Distance, choose_distance
-from analysis.inversion.photograph import Crop
 from analysis.inversion.targets import from_file
 from analysis.loading import Model, model_of, open_model
 from sagan_base.models import DEFAULT_MODEL, model_names
@@ -22,11 +22,7 @@ MOST_PICTURES = 8  # of a folder; more would not change the choice and take long
 
 
 def fitting_model(
-    arguments: argparse.Namespace,
-    pictures: Sequence[Path],
-    distance: Distance | None = None,
-    negative: bool = False,
-    crop: Crop | None = None,
+    arguments: argparse.Namespace, pictures: Sequence[Path], distance: Distance | None = None, **reading: Any
 ) -> tuple[Model, str]:
     """The model that fits the pictures, where neither ``--model`` nor ``--checkpoint`` decides.
 
@@ -34,7 +30,7 @@ def fitting_model(
         arguments: with the options of ``add_model_arguments``.
         pictures: files; those that cannot be read do not count.
         distance: None takes ``choose_distance()``.
-        negative, crop: as ``from_file``.
+        reading: options of ``from_file``.
     Returns:
         The model on its device, and one line about the choice ("" where there was none).
     Raises:
@@ -44,7 +40,7 @@ def fitting_model(
         return model_of(arguments), ""
     distance = distance or choose_distance()
     models = [open_model(name, None, arguments.device, arguments.threads) for name in model_names()]
-    distances = {model.name: _mean_distance(model, pictures, distance, negative, crop) for model in models}
+    distances = {model.name: _mean_distance(model, pictures, distance, **reading) for model in models}
     order = sorted(models, key=lambda model: distances[model.name])
     others = ", ".join(f"{model.name} {distances[model.name]:.2f}" for model in order[1:])
     line = (
@@ -54,16 +50,14 @@ def fitting_model(
     return order[0], line if others else ""
 
 
-def _mean_distance(
-    model: Model, pictures: Sequence[Path], distance: Distance, negative: bool = False, crop: Crop | None = None
-) -> float:
+def _mean_distance(model: Model, pictures: Sequence[Path], distance: Distance, **reading: Any) -> float:
     draws = draw_any(model.generator, DRAWS).to(model.device).split(32)
     images, problems = [], []
     for path in pictures:
         if len(images) == MOST_PICTURES:
             break
         try:
-            images.append(from_file(path, model, negative, crop=crop).image.to(model.device))
+            images.append(from_file(path, model, **reading).image.to(model.device))
         except ValueError as error:
             problems.append(error)
     if not images:

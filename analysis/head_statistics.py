@@ -44,7 +44,7 @@ def told(health: MapHealth, head: int) -> str:
     """One line about a head's maps, for under a picture of one."""
     entropy, variation, between = health.entropy[head], health.variation[head], health.between[head]
     uniform = " (uniform)" if variation < UNIFORM else ""
-    return f"entropy {entropy:.0%}, {variation:.2f} from uniform{uniform}, {between:.0%} between images"
+    return f"entropy {entropy:.0%}, {variation:.2f} from uniform{uniform}, {between:.0%} of it between images"
 
 
 def head_names(layer: SparseAttention2d) -> list[str]:

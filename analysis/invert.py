@@ -235,7 +235,9 @@ def main(argv: list[str] | None = None) -> int:
         configs = configs_of(arguments)
         crop = Crop(arguments.crop or "centre", arguments.box and tuple(arguments.box))
         distance = choose_distance(arguments.lpips and tuple(arguments.lpips))
-        model, choice = fitting_model(arguments, _files(arguments.picture), distance, arguments.negative, crop)
+        model, choice = fitting_model(
+            arguments, _files(arguments.picture), distance, negative=arguments.negative, crop=crop
+        )
         targets, refused = targets_of(arguments, model, crop)
         name = arguments.picture.resolve().stem if arguments.picture else model.path.stem
         out = arguments.out = arguments.out or Path("runs") / "inversion" / name

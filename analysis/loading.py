@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 
-from sagan_base.checkpoint import load_checkpoint, read_checkpoint
+from sagan_base.checkpoint import load_checkpoint, model_file, read_checkpoint
 from sagan_base.cli import find_device
 from sagan_base.data import ImageData, load_data
 from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator
 from sagan_base.models import DEFAULT_MODEL, model_card, model_names, resolve_model
 from sagan_base.published_weights import load_published_weights
-from sagan_base.run_folder import MODEL_FILE
 
 SMALL = 32  # resolution up to which one thread is enough
 
@@ -61,11 +60,8 @@ class Model:
         config = self.generator.config
         kind = "grey" if config.image_channels == 1 else "colour"
         classes = "1 class" if config.num_classes == 1 else f"{config.num_classes} classes"
-        return f"{self.name}: {config.resolution}x{config.resolution} {kind}, {classes}, {self.origin}"
-
-    @property
-    def origin(self) -> str:
-        return f"trained on {self.trained_on}" if self.trained_on else "training data not stated in the file"
+        origin = f"trained on {self.trained_on}" if self.trained_on else "training data not stated in the file"
+        return f"{self.name}: {config.resolution}x{config.resolution} {kind}, {classes}, {origin}"
 
     def label(self, text: str | None) -> int | None:
         """A class by number or name; None stays None.
@@ -151,32 +147,18 @@ def load_model(name: str | None = None, checkpoint: Path | None = None) -> Model
     Raises:
         ValueError, OSError: there is no such model or file, or it is not one.
     """
-    if checkpoint is None:
-        path = resolve_model(name)
+    path = resolve_model(name) if checkpoint is None else checkpoint
+    data, names, trained_on = None, (), None
+    if path.suffix in (".npz", ".index") or path.with_name(path.name + ".index").is_file():
+        generator, discriminator = load_published_weights(path)
+    else:
         generator, discriminator, config = load_checkpoint(path)
+        names = read_checkpoint(model_file(path), ()).info.get("class_names", ())
+        data = trained_on = config.data
+    if checkpoint is None:
         card = model_card(path.stem)
-        names = _fitting(card.classes, generator.num_classes)
-        return Model(generator, discriminator, path.stem, path, config.data, names, card.data)
-    if _is_published(checkpoint):
-        generator, discriminator = load_published_weights(checkpoint)
-        names = _fitting((), generator.num_classes)
-        return Model(generator, discriminator, checkpoint.name, checkpoint, None, names)
-    generator, discriminator, config = load_checkpoint(checkpoint)
-    names = _class_names(checkpoint, generator.num_classes)
-    return Model(generator, discriminator, checkpoint.name, checkpoint, config.data, names, config.data)
-
-
-def _is_published(path: Path) -> bool:
-    """An .npz, or the prefix of a TensorFlow checkpoint (which is itself no file)."""
-    return path.suffix in (".npz", ".index") or path.with_name(path.name + ".index").is_file()
-
-
-def _class_names(path: Path, num_classes: int) -> tuple[str, ...]:
-    file = path / MODEL_FILE if path.is_dir() else path
-    stored = read_checkpoint(file, ()).info.get("class_names", ()) if file.is_file() else ()
-    return _fitting(tuple(stored), num_classes)
-
-
-def _fitting(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:
-    """The names where they fit the network (an unconditional one may have seen classes), else numbers."""
-    return names if len(names) == num_classes else tuple(str(label) for label in range(num_classes))
+        names, trained_on = card.classes, card.data
+    if len(names) != generator.num_classes:  # an unconditional network may have seen classes
+        names = map(str, range(generator.num_classes))
+    shown = path.stem if checkpoint is None else path.name
+    return Model(generator, discriminator, shown, path, data, tuple(names), trained_on)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from analysis.explorer import Page, discriminator_views, generator_views, write_page
+from analysis.explorer import Curve, Page, discriminator_views, generator_views, write_page
 from analysis.inversion.distances import Distance, decibels, psnr, ssim
 from analysis.inversion.loss import WEIGHTED
 from analysis.inversion.saliency import saliency_maps
@@ -26,7 +26,6 @@ from sagan_base.files import atomic_write, save_image, write_json
 from sagan_base.sampling import to_image
 
 TUNED = "generator tuned to this image"
-MOST_POINTS = 600  # of a curve in the page
 PLAIN_NAMES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "seconds": "time (s)"}
 METHOD_NAMES = {
     "saliency": "discriminator features weighted by saliency",
@@ -213,31 +212,19 @@ def _number_table(numbers: dict[str, Any]) -> pd.DataFrame:
     )
 
 
-def _curves(inversion: Inversion) -> list[dict[str, Any]]:
-    if not len(inversion.losses):
-        return []
+def _curves(inversion: Inversion) -> list[Curve]:
     minimised = "" if inversion.config.loss.method == "pixel" else ", not minimised"
-    curves = []
-    for title, values in (
-        ("loss of each restart", inversion.losses),
-        (f"mean squared pixel difference{minimised}", inversion.pixel_distances),
-    ):
-        every = math.ceil(len(values) / MOST_POINTS)
-        series = [
-            {"values": line[::every].tolist(), "chosen": restart == inversion.chosen}
-            for restart, line in enumerate(values.T)
-        ]
-        curves.append({"title": f"{title}; the chosen one in colour", "every": every, "series": series})
-    if inversion.tuned_losses:
-        halves = [value / 2 for value in inversion.tuned_losses]  # they are sums of two ratios
-        curves.append(
-            {
-                "title": f"tuning stage: {TUNED}; loss relative to its start",
-                "every": 1,
-                "series": [{"values": halves, "chosen": True}],
-            }
-        )
-    return curves
+    curves = [
+        Curve("loss of each restart; the chosen one in colour", inversion.losses, inversion.chosen),
+        Curve(
+            f"mean squared pixel difference{minimised}; the chosen one in colour",
+            inversion.pixel_distances,
+            inversion.chosen,
+        ),
+        # Losses of the tuning stage are sums of two ratios.
+        Curve(f"tuning stage: {TUNED}; loss relative to its start", np.array([inversion.tuned_losses]).T / 2),
+    ]
+    return [curve for curve in curves if len(curve.values)]
 
 
 def shorten(path: Path) -> str:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -106,19 +107,14 @@ def held_out(model: Model, count: int, spec: str | None = None) -> list[Target]:
     data = model.training_data("test", spec)
     if count > len(data):
         raise ValueError(f"--held-out {count}: the test split of {data.name} has {len(data)} images; ask for fewer")
-    by_class = [torch.nonzero(data.labels == label).flatten() for label in range(data.num_classes)]
-    chosen = _round_robin([indices.tolist() for indices in by_class], count)
-    images, labels = data.batch(torch.tensor(chosen))
+    labels = data.labels.numpy()
+    within = pd.Series(labels).groupby(labels).cumcount()
+    chosen = np.lexsort((labels, within))[:count]  # the first of every class, then the second of every class, ...
+    images, labels = data.batch(torch.from_numpy(chosen))
     return [
         Target(f"{data.name}_test_{index:05d}", "held-out", image, (), int(label))
         for index, image, label in zip(chosen, images, labels, strict=True)
     ]
-
-
-def _round_robin(queues: list[list[int]], count: int) -> list[int]:
-    """The first of every queue, then the second of every queue, ..., ``count`` in all."""
-    longest = max(len(queue) for queue in queues)
-    return [queue[i] for i in range(longest) for queue in queues if i < len(queue)][:count]
 
 
 def generated(model: Model, count: int, seed: int, label: int | None = None) -> Iterator[Target]:

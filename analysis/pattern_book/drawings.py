@@ -61,16 +61,16 @@ def colour_of(step: int) -> str:
     return STEP_COLOURS[step % len(STEP_COLOURS)]
 
 
+@matplotlib.rc_context(STYLE)
 def masks_figure(steps: Sequence[csr_array], title: str, stride: int) -> Figure:
     """All steps of a pattern in one matrix, coloured by step (the paper's Figure 2)."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.0, 4.4), layout="constrained", facecolor=PAPER)
-        axes = figure.add_subplot()
-        draw_masks(axes, steps, stride)
-        axes.set_title(title)
-        axes.set_xlabel("key position j")
-        axes.set_ylabel("query position i")
-        figure.legend(handles=step_legend(len(steps)), loc="outside lower left", ncols=4, frameon=False, fontsize=9)
+    figure = Figure(figsize=(4.0, 4.4), layout="constrained", facecolor=PAPER)
+    axes = figure.add_subplot()
+    draw_masks(axes, steps, stride)
+    axes.set_title(title)
+    axes.set_xlabel("key position j")
+    axes.set_ylabel("query position i")
+    figure.legend(handles=step_legend(len(steps)), loc="outside lower left", ncols=4, frameon=False, fontsize=9)
     return figure
 
 
@@ -104,50 +104,48 @@ def step_legend(num_steps: int) -> list[Patch]:
     return steps + [Patch(color=INK, label="both" if num_steps == 2 else "several")] * (num_steps > 1)
 
 
+@matplotlib.rc_context(STYLE)
 def flow_figure(graph: nx.DiGraph, title: str, source: int) -> Figure:
     """The information flow graph, layers from top to bottom; what input ``source`` reaches is drawn strong."""
     p, n = graph.graph["num_steps"], graph.graph["num_positions"]
     from_source = set(nx.descendants(graph, (0, source))) | {(0, source)}
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(6.4, 0.32 * n), 1.5 + 1.15 * p), layout="constrained", facecolor=PAPER)
-        axes = figure.add_subplot()
-        for strong in (False, True):
-            edges = [edge for edge in graph.edges(data="step") if (edge[0] in from_source) == strong]
-            axes.add_collection(
-                LineCollection(
-                    [[(j, -t), (i, -t - 1)] for (t, j), (_, i), _ in edges],
-                    colors=[colour_of(step - 1) for _, _, step in edges],
-                    linewidths=2.0 if strong else 0.6,
-                    alpha=1.0 if strong else 0.22,
-                    zorder=2 if strong else 1,
-                )
+    figure = Figure(figsize=(max(6.4, 0.32 * n), 1.5 + 1.15 * p), layout="constrained", facecolor=PAPER)
+    axes = figure.add_subplot()
+    for strong in (False, True):
+        edges = [edge for edge in graph.edges(data="step") if (edge[0] in from_source) == strong]
+        axes.add_collection(
+            LineCollection(
+                [[(j, -t), (i, -t - 1)] for (t, j), (_, i), _ in edges],
+                colors=[colour_of(step - 1) for _, _, step in edges],
+                linewidths=2.0 if strong else 0.6,
+                alpha=1.0 if strong else 0.22,
+                zorder=2 if strong else 1,
             )
-        for reached, colour, edge in ((False, PAPER, SOFT), (True, INK, INK)):
-            places = [(x, -t) for t, x in graph.nodes if ((t, x) in from_source) == reached]
-            xs, ys = zip(*places, strict=True) if places else ((), ())
-            axes.scatter(xs, ys, s=44, color=colour, edgecolors=edge, linewidths=1.0, zorder=3)
-        axes.scatter([source], [0], s=90, color=QUERY, edgecolors=QUERY, zorder=4)
-        missed = n - sum((p, i) in from_source for i in range(n))
-        told = "every output" if not missed else f"all but {missed} of the {n} outputs"
-        axes.set_title(f"{title}: input {source} reaches {told}")
-        axes.set(xlim=(-0.8, n - 0.2), ylim=(-p - 0.2, 0.3), yticks=[-t for t in range(p + 1)])
-        axes.set_yticklabels([f"$V_{{{t}}}$" for t in range(p + 1)])
-        axes.set_xticks(range(0, n, max(1, n // 16)))
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
+        )
+    for reached, colour, edge in ((False, PAPER, SOFT), (True, INK, INK)):
+        places = [(x, -t) for t, x in graph.nodes if ((t, x) in from_source) == reached]
+        xs, ys = zip(*places, strict=True) if places else ((), ())
+        axes.scatter(xs, ys, s=44, color=colour, edgecolors=edge, linewidths=1.0, zorder=3)
+    axes.scatter([source], [0], s=90, color=QUERY, edgecolors=QUERY, zorder=4)
+    missed = n - sum((p, i) in from_source for i in range(n))
+    told = "every output" if not missed else f"all but {missed} of the {n} outputs"
+    axes.set_title(f"{title}: input {source} reaches {told}")
+    axes.set(xlim=(-0.8, n - 0.2), ylim=(-p - 0.2, 0.3), yticks=[-t for t in range(p + 1)])
+    axes.set_yticklabels([f"$V_{{{t}}}$" for t in range(p + 1)])
+    axes.set_xticks(range(0, n, max(1, n // 16)))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def order_figure(cells: np.ndarray, grid: Grid, title: str, stride: int, relays: np.ndarray) -> Figure:
     """An order on the grid (the paper's Figure 3): position as shade, path, block borders, and relays."""
-    with matplotlib.rc_context(STYLE):
-        rows, cols = grid
-        figure = Figure(
-            figsize=(4.4, 4.4 * min(max(rows / cols, 0.4), 2.0) + 0.5), layout="constrained", facecolor=PAPER
-        )
-        axes = figure.add_subplot()
-        draw_order(axes, cells, grid, stride, relays)
-        axes.set_title(title)
+    rows, cols = grid
+    figure = Figure(figsize=(4.4, 4.4 * min(max(rows / cols, 0.4), 2.0) + 0.5), layout="constrained", facecolor=PAPER)
+    axes = figure.add_subplot()
+    draw_order(axes, cells, grid, stride, relays)
+    axes.set_title(title)
     return figure
 
 
@@ -174,6 +172,7 @@ def draw_order(axes: Axes, cells: np.ndarray, grid: Grid, stride: int, relays: n
     axes.set(xticks=[], yticks=[], aspect="equal")
 
 
+@matplotlib.rc_context(STYLE)
 def seen_figure(
     views: dict[str, list[csr_array]],
     heads: Sequence[tuple[str, int]],
@@ -193,76 +192,75 @@ def seen_figure(
     where = ((query[1] + 0.5) * key_grid[1] / query_grid[1], (query[0] + 0.5) * key_grid[0] / query_grid[0])
     heads_across = len(heads) >= len(views)  # the longer side lies across, as the title does
     shape = (len(views), len(heads)) if heads_across else (len(heads), len(views))
-    with matplotlib.rc_context(STYLE):
-        size = (max(5.6, 0.6 + 1.55 * shape[1]), 0.8 + 1.65 * shape[0] * key_grid[0] / key_grid[1])
-        figure = Figure(figsize=size, layout="constrained", facecolor=PAPER)
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
-        table = figure.subplots(*shape, squeeze=False)
-        for index, (alignment, masks) in enumerate(views.items()):
-            for head, (mask, (label, step)) in enumerate(zip(masks, heads, strict=True)):
-                axes = table[index, head] if heads_across else table[head, index]
-                keys = mask.indices[mask.indptr[cell] : mask.indptr[cell + 1]]
-                picture = np.full((*key_grid, 3), to_rgb("#efece6"))
-                picture[np.divmod(keys, key_grid[1])] = to_rgb(colour_of(step))
-                axes.imshow(picture, interpolation="none", extent=(0, key_grid[1], key_grid[0], 0))
-                for colour, width in ((PAPER, 3.2), (QUERY, 1.7)):
-                    axes.scatter(*where, s=46, facecolors="none", edgecolors=colour, linewidths=width)
-                axes.set(xticks=[], yticks=[])
-                axes.spines[:].set_color(LINE)
-                across, down = (label, alignment) if heads_across else (alignment, label)
-                if axes in table[0]:
-                    axes.set_title(across, fontsize=9, fontweight="normal", loc="center")
-                if axes in table[:, 0]:
-                    axes.set_ylabel(down, fontsize=9, color=INK)
+    size = (max(5.6, 0.6 + 1.55 * shape[1]), 0.8 + 1.65 * shape[0] * key_grid[0] / key_grid[1])
+    figure = Figure(figsize=size, layout="constrained", facecolor=PAPER)
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
+    table = figure.subplots(*shape, squeeze=False)
+    for index, (alignment, masks) in enumerate(views.items()):
+        for head, (mask, (label, step)) in enumerate(zip(masks, heads, strict=True)):
+            axes = table[index, head] if heads_across else table[head, index]
+            keys = mask.indices[mask.indptr[cell] : mask.indptr[cell + 1]]
+            picture = np.full((*key_grid, 3), to_rgb("#efece6"))
+            picture[np.divmod(keys, key_grid[1])] = to_rgb(colour_of(step))
+            axes.imshow(picture, interpolation="none", extent=(0, key_grid[1], key_grid[0], 0))
+            for colour, width in ((PAPER, 3.2), (QUERY, 1.7)):
+                axes.scatter(*where, s=46, facecolors="none", edgecolors=colour, linewidths=width)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_color(LINE)
+            across, down = (label, alignment) if heads_across else (alignment, label)
+            if axes in table[0]:
+                axes.set_title(across, fontsize=9, fontweight="normal", loc="center")
+            if axes in table[:, 0]:
+                axes.set_ylabel(down, fontsize=9, color=INK)
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def overview_figure(cells: np.ndarray, side: int, ltr: Sequence[csr_array], rtl: Sequence[csr_array]) -> Figure:
     """The picture of the README: the ESA order, and the two patterns it carries, on a card of its own."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(12.4, 5.0))
-        figure.patch.set_alpha(0.0)  # outside the card, whatever the page is
-        card = FancyBboxPatch(
-            (0.006, 0.014),
-            0.988,
-            0.972,
-            boxstyle="round,pad=0,rounding_size=0.02",
-            mutation_aspect=12.4 / 5.0,
-            transform=figure.transFigure,
-            facecolor=PAPER,
-            edgecolor=LINE,
-            linewidth=1.2,
-            zorder=-1,
-        )
-        figure.add_artist(card)
-        left, middle, right = (figure.add_axes((x, 0.15, 0.27, 0.62)) for x in (0.045, 0.375, 0.705))
-        last = np.arange(side - 1, side * side, side)
-        draw_order(left, cells, (side, side), side)
-        position_row, position_col = np.divmod(cells[last], side)
-        for r, c in zip(position_row, position_col, strict=True):
-            left.add_patch(Rectangle((c, r), 1, 1, fill=False, edgecolor=STEP_COLOURS[1], linewidth=2.6, zorder=5))
-        for axes, steps in ((middle, ltr), (right, rtl)):
-            draw_masks(axes, steps, side)
-            axes.set(xticks=[], yticks=[])
-        for axes, title, line in (
-            (left, "ESA order", "by distance from the corner, blocks of 8"),
-            (middle, "LTR", "row i attends to column j"),
-            (right, "RTL", "the same, turned round"),
-        ):
-            x = axes.get_position().x0
-            figure.text(x, 0.885, title, fontsize=17, fontweight="bold")
-            figure.text(x, 0.815, line, fontsize=11.5, color=SOFT)
-        figure.text(left.get_position().x0, 0.075, "framed: the last cell of every block", fontsize=11, color=SOFT)
-        figure.legend(
-            handles=[
-                Patch(color=colour_of(0), label="step 1: inside the block"),
-                Patch(color=colour_of(1), label="step 2: one cell of every block"),
-                Patch(color=INK, label="both: oneself"),
-            ],
-            loc="center",
-            bbox_to_anchor=(0.666, 0.085),
-            ncols=3,
-            frameon=False,
-            fontsize=11.5,
-        )
+    figure = Figure(figsize=(12.4, 5.0))
+    figure.patch.set_alpha(0.0)  # outside the card, whatever the page is
+    card = FancyBboxPatch(
+        (0.006, 0.014),
+        0.988,
+        0.972,
+        boxstyle="round,pad=0,rounding_size=0.02",
+        mutation_aspect=12.4 / 5.0,
+        transform=figure.transFigure,
+        facecolor=PAPER,
+        edgecolor=LINE,
+        linewidth=1.2,
+        zorder=-1,
+    )
+    figure.add_artist(card)
+    left, middle, right = (figure.add_axes((x, 0.15, 0.27, 0.62)) for x in (0.045, 0.375, 0.705))
+    last = np.arange(side - 1, side * side, side)
+    draw_order(left, cells, (side, side), side)
+    position_row, position_col = np.divmod(cells[last], side)
+    for r, c in zip(position_row, position_col, strict=True):
+        left.add_patch(Rectangle((c, r), 1, 1, fill=False, edgecolor=STEP_COLOURS[1], linewidth=2.6, zorder=5))
+    for axes, steps in ((middle, ltr), (right, rtl)):
+        draw_masks(axes, steps, side)
+        axes.set(xticks=[], yticks=[])
+    for axes, title, line in (
+        (left, "ESA order", "by distance from the corner, blocks of 8"),
+        (middle, "LTR", "row i attends to column j"),
+        (right, "RTL", "the same, turned round"),
+    ):
+        x = axes.get_position().x0
+        figure.text(x, 0.885, title, fontsize=17, fontweight="bold")
+        figure.text(x, 0.815, line, fontsize=11.5, color=SOFT)
+    figure.text(left.get_position().x0, 0.075, "framed: the last cell of every block", fontsize=11, color=SOFT)
+    figure.legend(
+        handles=[
+            Patch(color=colour_of(0), label="step 1: inside the block"),
+            Patch(color=colour_of(1), label="step 2: one cell of every block"),
+            Patch(color=INK, label="both: oneself"),
+        ],
+        loc="center",
+        bbox_to_anchor=(0.666, 0.085),
+        ncols=3,
+        frameon=False,
+        fontsize=11.5,
+    )
     return figure

@@ -87,8 +87,8 @@ def test_uniform_attention_is_that_over_the_allowed_keys_of_each_query(options, 
 
 def test_a_line_about_a_head_tells_its_health_and_calls_it_uniform_below_a_twentieth():
     health = MapHealth((0.98, 0.5), (0.049, 0.05), (0.011, 0.5))
-    assert told(health, 0) == "entropy 98%, 0.05 from uniform (uniform), 1% between images"
-    assert told(health, 1) == "entropy 50%, 0.05 from uniform, 50% between images"
+    assert told(health, 0) == "entropy 98%, 0.05 from uniform (uniform), 1% of it between images"
+    assert told(health, 1) == "entropy 50%, 0.05 from uniform, 50% of it between images"
 
 
 def test_with_attention_off_a_network_is_as_if_its_gains_were_0_and_gets_them_back(checkpoint):

@@ -56,5 +56,5 @@ def test_a_model_is_as_far_as_the_mean_over_pictures_of_its_nearest_draw(checkpo
     draws = draw_any(model.generator, DRAWS)
     for negative, sign in ((False, 1), (True, -1)):
         nearest = [min(float((draw - sign * picture).square().mean()) for draw in draws) for picture in pictures]
-        ours = _mean_distance(model, paths, squared, negative)
+        ours = _mean_distance(model, paths, squared, negative=negative)
         assert ours == pytest.approx(sum(nearest) / 2, rel=1e-4)
