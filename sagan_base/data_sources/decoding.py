@@ -49,7 +49,7 @@ def decode(listing: Listing, resolution: int, channels: int, cache: Path, progre
         ValueError: a file is no readable image.
     """
     shape = (len(listing.files), channels, resolution, resolution)
-    states = [file.stat() for file in listing.files]
+    states = [_state(file) for file in listing.files]
     if len(states) <= SMALL_FILES and sum(state.st_size for state in states) <= SMALL_BYTES:
         pixels = np.empty(shape, np.uint8)
         _decode_rows(listing, pixels, np.zeros(_num_chunks(listing), np.uint8), progress=False)
@@ -124,6 +124,14 @@ def _examine(pixels: np.ndarray) -> tuple[str, bool]:
         digest.update(part)
         is_grey = is_grey and bool((part == part[:, :1]).all())
     return digest.hexdigest(), is_grey
+
+
+def _state(file: Path) -> os.stat_result:
+    try:
+        return file.stat()
+    except OSError as error:
+        reason = "it is a link to nothing" if file.is_symlink() else error.strerror
+        raise ValueError(f"{file} cannot be read ({reason}); remove it, or put the image there") from None
 
 
 def _key(listing: Listing, states: list[os.stat_result], shape: tuple[int, ...]) -> str:

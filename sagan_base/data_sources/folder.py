@@ -30,13 +30,10 @@ def load_listing(listing: Listing, root: Path, resolution: int, channels: int | 
     if channels is None and decoded.is_grey:
         images = images[:, :1]
     labels = torch.tensor(listing.labels, dtype=torch.int64)
-    notes = []
+    notes = listing.notes
     if len(listing.class_names) == 1:
-        notes.append("a single class: networks trained on it are unconditional; for labels, use one sub-folder a class")
-    if listing.ignored:
-        notes.append(f"sub-folders without images, ignored: {', '.join(listing.ignored[:5])}")
-    if listing.loose:
-        notes.append(f"{listing.loose} images beside the class folders belong to no class and are left out")
+        single = "a single class: networks trained on it are unconditional; for labels, use one sub-folder a class"
+        notes = (single, *notes)
     return ImageData(
         name=root.expanduser().resolve().name,
         images=images,
@@ -44,5 +41,5 @@ def load_listing(listing: Listing, root: Path, resolution: int, channels: int | 
         class_names=listing.class_names,
         fingerprint=fingerprint(images.shape, decoded.digest, labels, listing.class_names),
         source=f"{listing.root} ({RESIZE_RULE})",
-        notes=tuple(notes),
+        notes=notes,
     )

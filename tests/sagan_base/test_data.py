@@ -273,6 +273,46 @@ def test_train_and_test_sub_folders_are_the_splits(tmp_path: Path):
         load_data(f"folder:{tmp_path}", 8, split="test")
 
 
+def test_pictures_directly_in_train_are_the_training_split_of_one_class(tmp_path: Path):
+    for split, count in (("train", 3), ("test", 2)):
+        for i in range(count):
+            save(tmp_path / "f" / split / f"{i}.png", Image.new("RGB", (8, 8), (i, i, 50)))
+    train, test = (load_data(f"folder:{tmp_path / 'f'}", 8, split=split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (3, 2) and train.class_names == test.class_names == ("f",)
+    assert "a single class" in train.describe()
+
+
+def test_other_folders_that_look_like_splits_are_named(tmp_path: Path):
+    for name in ("Training", "valid", "bus"):
+        save(tmp_path / "a" / name / "x.png", Image.new("RGB", (8, 8), RED))
+    data = load_data(f"folder:{tmp_path / 'a'}", 8)
+    assert data.num_classes == 3 and "called like splits are taken as classes: Training, valid;" in data.describe()
+    save(tmp_path / "vehicles" / "train" / "x.png", Image.new("RGB", (8, 8), RED))
+    save(tmp_path / "vehicles" / "bus" / "x.png", Image.new("RGB", (8, 8), RED))
+    data = load_data(f"folder:{tmp_path / 'vehicles'}", 8)
+    assert data.class_names == ("bus", "train") and "taken as classes: train;" in data.describe()
+    colour_folder(tmp_path / "b" / "train")
+    save(tmp_path / "b" / "valid" / "red" / "x.png", Image.new("RGB", (8, 8), RED))
+    assert "the folders beside it are left out: valid" in load_data(f"folder:{tmp_path / 'b'}", 8).describe()
+
+
+def test_links_are_followed_into_folders_and_never_in_a_circle(tmp_path: Path):
+    colour_folder(tmp_path / "elsewhere")
+    root = tmp_path / "linked"
+    (root / "green").mkdir(parents=True)
+    (root / "red").symlink_to(tmp_path / "elsewhere" / "red")  # a class that is a link
+    (root / "green" / "part").symlink_to(tmp_path / "elsewhere" / "green")  # a folder inside a class
+    (root / "green" / "single.png").symlink_to(tmp_path / "elsewhere" / "blue" / "0.png")
+    for name, target in (("up", root), ("itself", root / "green"), ("again", tmp_path / "elsewhere" / "green")):
+        (root / "green" / name).symlink_to(target)
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    data = load_data(f"folder:{root}", 8)
+    assert data.class_counts.tolist() == [4, 3] and "links to nothing, ignored: gone" in data.describe()
+    (root / "red" / "dangling.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(ValueError, match=r"dangling.png cannot be read \(it is a link to nothing\); remove it"):
+        load_data(f"folder:{root}", 8)
+
+
 def test_imagenet_layout_is_required_and_read(tmp_path: Path):
     colour_folder(tmp_path / "flat")
     with pytest.raises(ValueError, match="no folder train"):
