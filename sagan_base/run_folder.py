@@ -92,7 +92,11 @@ class RunLog:
 
     def __init__(self, out: Path, step: int) -> None:
         path = out / METRICS_FILE
-        kept = [line for line in _read_lines(path) if line["step"] <= step]
+        lines = log_lines(out)
+        whole = path.read_bytes().count(b"\n") if path.is_file() else 0  # a last line cut short is no news
+        if broken := max(0, whole - len(lines)):
+            print(f"warning: {path}: {broken} broken line{'s' if broken > 1 else ''} left out", flush=True)
+        kept = [line for line in lines if line["step"] <= step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training writes
@@ -120,19 +124,23 @@ class RunLog:
 def read_metrics(out: str | Path) -> list[dict[str, Any]]:
     """The log of a run, one dictionary a step, in order: losses and evaluation of the same step are merged."""
     by_step: dict[int, dict[str, Any]] = {}
-    for line in _read_lines(Path(out) / METRICS_FILE):
+    for line in log_lines(out):
         by_step.setdefault(line["step"], {}).update(line)
     return [by_step[step] for step in sorted(by_step)]
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; a last line cut short by a kill is left out."""
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+def log_lines(out: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's log, in its order; what is no line of it is left out, such as one cut short by a kill."""
+    path = Path(out) / METRICS_FILE
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    return [line for line in map(_line, lines) if line is not None]
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    """A line of the log: a JSON object of numbers, with the step; None for anything else."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_log = isinstance(line, dict) and type(line.get("step")) is int and line["step"] >= 0
+    return line if is_log and all(type(value) in (int, float) for value in line.values()) else None

@@ -19,7 +19,8 @@ from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes, processes
 from sagan_base.generator import Generator
 from sagan_base.metrics.evaluate import check_evaluation, evaluate
-from sagan_base.metrics.features import FEATURES
+from sagan_base.metrics.features import FEATURES, features_label
+from sagan_base.metrics.names import column
 from sagan_base.options import add_config_options, config_from_options
 from sagan_base.run_folder import SAMPLES_FILE
 from sagan_base.training import TrainingInterrupted, TrainingRun, TrainingStopped, TrainResult
@@ -94,7 +95,8 @@ def _prepare(arguments: argparse.Namespace, group: Processes) -> TrainingRun | N
     if arguments.features is not None and group.is_first:  # it alone evaluates
         check_evaluation(data, arguments.features, arguments.num_samples, arguments.inception_weights)
     out = arguments.out or default_folder(config)
-    run = TrainingRun(config, data, out, group, _evaluation(arguments, data))
+    measured = arguments.features and column("FD", features_label(arguments.features, data))
+    run = TrainingRun(config, data, out, group, _evaluation(arguments, data), evaluated_as=measured)
     if group.is_first:
         writable_folder("--out", out)
         where = f"{group.count} processes, " if group.count > 1 else ""

@@ -3,7 +3,8 @@
 ``train`` is the interface; a command line that wants mistakes apart from failures makes a ``TrainingRun`` itself. What
 a step computes is in updates.py, what a checkpoint file is in checkpoint.py. The order of events after a step is: log,
 evaluate, sheet of samples, checkpoint. So a checkpoint vouches for everything of its step, and what a killed run wrote
-after its last checkpoint is dropped and written again.
+after its last checkpoint is dropped and written again. Only where evaluation or sheet fail, their step is saved without
+them; the next call makes up whatever the folder lacks of the step that it goes on from.
 """
 
 import math
@@ -48,6 +49,7 @@ from sagan_base.run_folder import (
     RunLog,
     experiment_problem,
     folder_problem,
+    log_lines,
     read_metrics,
     write_record,
 )
@@ -102,6 +104,7 @@ def train(
     evaluate: Evaluate | None = None,
     progress: bool = True,
     device: str | torch.device | None = None,
+    evaluated_as: str | None = None,
 ) -> TrainResult:
     """Train until ``config.training.steps``, from the newest good checkpoint in ``out`` where there is one.
 
@@ -114,13 +117,15 @@ def train(
             measurements are kept as ``best.safetensors``. Under torchrun it is called in process 0 only.
         progress: show a bar with rate and time left.
         device: a GPU where there is one by default.
+        evaluated_as: the value of ``evaluate`` whose presence in the log tells that a step was evaluated; by default
+            any line beside that of the losses. A finished run that lacks it is evaluated now.
     Raises:
         ValueError: data or folder do not fit the configuration; raised before any work.
         TrainingStopped: the losses are not finite or the discriminator collapsed; the last good checkpoint is kept.
         TrainingInterrupted: (a KeyboardInterrupt) SIGINT or SIGTERM arrived; a checkpoint was written.
     """
     with processes(device) as group:
-        return TrainingRun(config, data, Path(out), group, evaluate, progress).train()
+        return TrainingRun(config, data, Path(out), group, evaluate, progress, evaluated_as).train()
 
 
 def check_data(config: RunConfig, data: ImageData) -> None:
@@ -166,10 +171,11 @@ class TrainingRun:
         group: Processes,
         evaluate: Evaluate | None = None,
         progress: bool = True,
+        evaluated_as: str | None = None,
     ) -> None:
         check_data(config, data)
         self.config, self.data, self.out, self.group = config, data, out, group
-        self.evaluate, self.progress = evaluate, progress and group.is_first
+        self.evaluate, self.progress, self.evaluated_as = evaluate, progress and group.is_first, evaluated_as
         self.folder = out / CHECKPOINT_FOLDER
         # Process 0 reads for all: the processes cannot disagree, and need not share a file system.
         problem, newest = group.from_first(self._read_folder() if group.is_first else None)
@@ -221,13 +227,24 @@ class TrainingRun:
         self.window_start, self.window_seconds = info["window_start"], info["window_seconds"]
 
     def train(self) -> TrainResult:
-        """Do the steps that are missing; a finished run returns at once."""
-        if self.step < self.config.training.steps:
+        """Do what is missing, steps and work on them; a finished run returns at once."""
+        lacking = self.group.from_first(self._lacking() if self.group.is_first else None)
+        if self.step < self.config.training.steps or any(lacking.values()):
             with stop_requests() as stop:
-                self._train(stop)
+                self._train(stop, lacking)
         return self._result()
 
-    def _train(self, stop: StopRequest) -> None:
+    def _lacking(self) -> dict[str, bool]:
+        """Which work on the step that the run goes on from its folder lacks."""
+        if not self.step:
+            return {"evaluation": False, "sheet": False}
+        due = self._work_due()
+        lines = [line for line in log_lines(self.out) if line["step"] == self.step and LOSSES[0] not in line]
+        evaluated = any(self.evaluated_as in (None, *line) for line in lines)
+        sheets = [path.is_file() for path in self._sheets()]
+        return {"evaluation": due["evaluation"] and not evaluated, "sheet": due["sheet"] and not all(sheets)}
+
+    def _train(self, stop: StopRequest, lacking: dict[str, bool]) -> None:
         steps = self.config.training.steps
         log = None
         if self.group.is_first:
@@ -241,6 +258,8 @@ class TrainingRun:
                       "quicker (in a run of its own)", flush=True)  # fmt: skip
         bar = tqdm(total=steps, initial=self.step, unit="step", disable=not self.progress, mininterval=0.5)
         try:
+            if any(lacking.values()):
+                self._make_up(log, lacking)
             while self.step < steps:
                 started = time.perf_counter()
                 self.window += self.updates.step(self.step + 1)
@@ -270,16 +289,51 @@ class TrainingRun:
         uses_of_the_average = (training.metrics_every, training.sample_every, training.checkpoint_every)
         if any(self._due(every) for every in uses_of_the_average):
             self._measure_statistics()
-        if self._due(training.metrics_every) and self.evaluate is not None:
-            if log is not None:
-                log.write(self.step, self._evaluated())
-            self.group.wait()
-        if self._due(training.sample_every) and self.group.is_first:
-            sheet = preview(self.updates.ema.module, training.seed)
-            for path in (self.out / SAMPLES_FOLDER / f"step_{self.step:08d}.png", self.out / SAMPLES_FILE):
-                save_image(path, sheet)
+        self._work(log, **self._work_due())
         if self._due(training.checkpoint_every):
             self._save()
+
+    def _work_due(self) -> dict[str, bool]:
+        training = self.config.training
+        evaluation = self.evaluate is not None and self._due(training.metrics_every)
+        return {"evaluation": evaluation, "sheet": self._due(training.sample_every)}
+
+    def _work(self, log: RunLog | None, evaluation: bool, sheet: bool) -> None:
+        """Process 0 evaluates and draws; where it fails, all save the steps, which are good all the same."""
+        if not (evaluation or sheet):
+            return
+        failure = None
+        if log is not None:
+            try:
+                if evaluation:
+                    values = self.evaluate(self.updates.ema.module, self.step)
+                    if self.config.training.metrics_every:
+                        self._keep_best(values)
+                    log.write(self.step, values)
+                if sheet:
+                    image = preview(self.updates.ema.module, self.config.training.seed)
+                    for path in self._sheets():
+                        save_image(path, image)
+            except Exception as error:
+                failure = error
+        if self.group.any(failure is not None):
+            self._save()
+            raise failure or RuntimeError(f"process 0 failed at the evaluation or the samples of step {self.step}")
+
+    def _sheets(self) -> tuple[Path, Path]:
+        return self.out / SAMPLES_FOLDER / f"step_{self.step:08d}.png", self.out / SAMPLES_FILE
+
+    def _make_up(self, log: RunLog | None, lacking: dict[str, bool]) -> None:
+        """Do what the folder lacks of this step, so that it ends as a run that nothing disturbed."""
+        if log is not None:
+            missing = " and ".join(name for name, is_lacking in lacking.items() if is_lacking)
+            print(f"making up for step {self.step}: {missing}", flush=True)
+        self._work(log, **lacking)
+        if lacking["evaluation"] and self.config.training.metrics_every:  # checkpoint and export tell the best step
+            self.saved_step = None
+            self._save()
+            if log is not None:
+                (self.out / MODEL_FILE).unlink(missing_ok=True)
 
     def _measure_statistics(self) -> None:
         """Standing statistics of the averaged generator, until its next update: always on the same samples."""
@@ -292,22 +346,14 @@ class TrainingRun:
         device = self.group.device
         measure_statistics(ema, ((z.to(device), classes.to(device)) for z, classes in batches))
 
-    def _evaluated(self) -> dict[str, float]:
-        try:
-            values = self.evaluate(self.updates.ema.module, self.step)
-            if self.config.training.metrics_every:
-                self._keep_best(values)
-            return values
-        except Exception:
-            if self.group.count == 1:  # the other processes wait elsewhere, and a checkpoint needs them all
-                self._save()  # the steps are good, whatever is wrong with their measurement
-            raise
-
     def _keep_best(self, values: dict[str, float]) -> None:
         distance = values.get(leading(values, "FD"), math.inf)
         if distance < (self.best["distance"] if self.best else math.inf):
-            self.best = {"step": self.step, "distance": distance}
-            export_model(self.out / BEST_FILE, Checkpoint(self.updates.state(), self.config, self._info()))
+            best = {"step": self.step, "distance": distance}
+            export_model(
+                self.out / BEST_FILE, Checkpoint(self.updates.state(), self.config, {**self._info(), "best": best})
+            )
+            self.best = best
 
     def _log(self, log: RunLog | None, bar: tqdm) -> None:
         started = time.perf_counter()

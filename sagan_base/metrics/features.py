@@ -137,6 +137,11 @@ class FeatureChoice:
         return digest.hexdigest()
 
 
+def features_label(features: str, data: ImageData) -> str:
+    """What the features are called in the names of figures; finds no weights."""
+    return {"classifier": f"{data.name} classifier", "efficientnet": "EfficientNet", "inception": "Inception"}[features]
+
+
 def choose_features(features: str, data: ImageData, cache: Path, weights: Path | None = None) -> FeatureChoice:
     """Find or make the extractor's weights.
 
@@ -149,11 +154,12 @@ def choose_features(features: str, data: ImageData, cache: Path, weights: Path |
     if features == "classifier":
         if weights is not None:
             raise ValueError(f"weights={weights}: the classifier's weights are trained on {data.name}, not given")
-        return FeatureChoice(f"{data.name} classifier", CLASSIFIER, classifier_for(data, cache))
+        return FeatureChoice(features_label(features, data), CLASSIFIER, classifier_for(data, cache))
     if features == "efficientnet":
-        return FeatureChoice("EfficientNet", EFFICIENTNET, efficientnet_weights(weights))
+        return FeatureChoice(features_label(features, data), EFFICIENTNET, efficientnet_weights(weights))
     if features == "inception":
-        return FeatureChoice("Inception", INCEPTION, inception_weights(weights), ("2048", "logits_unbiased"))
+        layers = ("2048", "logits_unbiased")
+        return FeatureChoice(features_label(features, data), INCEPTION, inception_weights(weights), layers)
     raise ValueError(f"features={features!r} is unknown; use {', '.join(map(repr, FEATURES[:-1]))} or {FEATURES[-1]!r}")
 
 

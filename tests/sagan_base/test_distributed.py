@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,12 @@ if "fail-once" in sys.argv and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "
             os._exit(3)
         return step(self, number)
     Updates.step = failing
-result = train(config, data, sys.argv[1], lambda generator, step: {"rank": float(os.environ["RANK"])}, progress=False)
+def evaluate(generator, step):
+    if "fail-evaluation" in sys.argv and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
+        raise RuntimeError("no space left")
+    return {"rank": float(os.environ["RANK"])}
+
+result = train(config, data, sys.argv[1], evaluate, progress=False)
 said = {"resumed_from": result.resumed_from, "evaluated_by": result.metrics["rank"]}
 pathlib.Path(__file__).with_name("rank-" + os.environ["RANK"] + ".json").write_text(json.dumps(said))
 """
@@ -104,3 +110,11 @@ def test_alone_every_exchange_is_the_identity():
         assert torch.equal(group.mean(torch.ones(2)), torch.ones(2))
         group.wait()
     assert not torch.distributed.is_initialized()
+
+
+def test_two_processes_keep_the_steps_of_an_evaluation_that_fails_and_make_it_up(tmp_path, config, alone):
+    out = tmp_path / "together"
+    config = replace(config, training=replace(config.training, checkpoint_every=0))
+    said = torchrun(tmp_path, out, config, "fail-evaluation", restarts=1)
+    assert said == [{"resumed_from": 4, "evaluated_by": 0.0}] * 2
+    assert_same_training(out, alone)

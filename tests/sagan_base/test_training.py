@@ -15,7 +15,7 @@ from sagan_base.checkpoint import checkpoint_files, checkpoint_path, load_checkp
 from sagan_base.config import AttentionConfig
 from sagan_base.distributed import Processes
 from sagan_base.draws import labels, latents, stream
-from sagan_base.run_folder import read_metrics
+from sagan_base.run_folder import RunLog, log_lines, read_metrics
 from sagan_base.sampling import preview, preview_inputs
 from sagan_base.stopping import COLLAPSED_STEPS, Health
 from sagan_base.training import TrainingInterrupted, TrainingRun, TrainingStopped, train
@@ -611,6 +611,73 @@ def test_a_few_hundred_steps_in_bfloat16_learn_what_those_in_float32_learn(tiny_
         assert all(p.dtype == torch.float32 for p in result.generator.parameters())
     torch.testing.assert_close(means["bfloat16"], means["float32"], atol=0.1, rtol=0.15)
     assert not torch.equal(means["bfloat16"], means["float32"])
+
+
+@pytest.mark.parametrize("failing", ["evaluation", "sheet"])
+@pytest.mark.parametrize("at", [3, 4])  # in the middle, where no checkpoint is due, and at the end
+def test_work_that_failed_is_made_up_and_the_run_ends_as_if_nothing_had_happened(
+    tiny_config, tiny_data, tmp_path, monkeypatch, failing, at
+):
+    config = tiny_config(steps=4, checkpoint_every=0, metrics_every=1, sample_every=1)
+
+    def evaluate(generator, step, healthy=True):
+        if not healthy and step == at:
+            raise RuntimeError("no space left")
+        return {"FD (noise)": 100.0 - step}
+
+    def failing_save(path, image):
+        if path.stem == f"step_{at:08d}":
+            raise RuntimeError("no space left")
+        image.save(path)
+
+    whole = train(config, tiny_data, tmp_path / "whole", evaluate, progress=False)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no space left"):
+        if failing == "sheet":
+            (tmp_path / "failed/samples").mkdir(parents=True)
+            patch.setattr("sagan_base.training.save_image", failing_save)
+        healthy = failing == "sheet"
+        train(config, tiny_data, tmp_path / "failed", lambda g, n: evaluate(g, n, healthy), progress=False)
+    made_up = train(config, tiny_data, tmp_path / "failed", evaluate, progress=False)
+    timed = ("images_per_second", "seconds")
+    ours, theirs = (
+        [{k: v for k, v in line.items() if k not in timed} for line in log_lines(run.out)] for run in (made_up, whole)
+    )
+    assert ours == theirs
+    for name in ("model.safetensors", "best.safetensors", f"checkpoints/{whole.checkpoint.name}"):
+        ours, theirs = (read_checkpoint(run.out / name) for run in (made_up, whole))
+        assert ours.info["best"] == theirs.info["best"] == {"step": 4, "distance": 96.0}
+        assert all(torch.equal(value, theirs.tensors[key]) for key, value in ours.tensors.items())
+    for name in ("samples.png", *(f"samples/step_{step:08d}.png" for step in (1, 2, 3, 4))):
+        assert (made_up.out / name).read_bytes() == (whole.out / name).read_bytes()
+
+
+def test_an_evaluation_asked_for_after_the_end_is_made_up_once(tiny_config, tiny_data, tmp_path):
+    config, seen = tiny_config(steps=2), []
+
+    def measured(name):
+        return lambda generator, step: (seen.append(name), {name: 1.0})[1]
+
+    train(config, tiny_data, tmp_path, progress=False)
+    for name in ("FD (a)", "FD (a)", "FD (b)", "FD (b)"):
+        result = train(config, tiny_data, tmp_path, measured(name), progress=False, evaluated_as=name)
+    assert seen == ["FD (a)", "FD (b)"] and result.metrics["FD (a)"] == result.metrics["FD (b)"] == 1.0
+    (tmp_path / "samples.png").unlink()
+    train(config, tiny_data, tmp_path, progress=False)
+    assert (tmp_path / "samples.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "line", [b"{", b"\xff", b"5", b"{}", b'{"step": "3"}', b'{"step": 2, "x": "y"}', b"[" * 9999, b""]
+)
+def test_a_broken_line_of_the_log_costs_no_other(tiny_config, tiny_data, tmp_path, line, capsys):
+    with RunLog(tmp_path, 0) as written:
+        written.write(1, {"loss": 1.0})
+    log = tmp_path / "metrics.jsonl"
+    log.write_bytes(log.read_bytes() + line + b'\n{"step": 2, "loss": 2.0}\n' + b'{"step": 3, "lo')
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}]
+    RunLog(tmp_path, 3).close()
+    assert log.read_text() == '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 2.0}\n'
+    assert capsys.readouterr().out == f"warning: {log}: 1 broken line left out\n"
 
 
 def test_steps_survive_an_evaluation_that_fails(tiny_config, tiny_data, tmp_path):
