@@ -49,10 +49,12 @@ class SpectralNorm(nn.Module):
             image_of_v = torch.mv(matrix.T, v)
             with torch.no_grad():
                 u = F.normalize(image_of_v, dim=0, eps=smallest_length)
+                # A weight of zeros has no direction: the vector waits, or the weight could never be measured again.
+                u = torch.where(image_of_v.any(), u, self.u.flatten().to(dtype))
                 if self.training:
                     self.u.copy_(u.view_as(self.u))
             sigma = u.dot(image_of_v)
-            return sigma.clamp_min(1.0) if self.bounded else sigma
+            return sigma.clamp_min(1.0 if self.bounded else self.epsilon)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The normalised weight, same shape and dtype."""

@@ -128,10 +128,20 @@ def test_the_power_iteration_stays_in_float32_under_autocast():
         assert layer(x).dtype == torch.bfloat16
 
 
-def test_a_weight_of_zeros_is_left_alone_by_the_bounded_norm():
-    layer = spectral_norm(nn.Linear(3, 2))
-    nn.init.zeros_(layer.parametrizations.weight.original)
-    assert torch.equal(layer.weight, torch.zeros(2, 3))
+@pytest.mark.parametrize("bounded", [True, False])
+def test_a_weight_of_zeros_stays_so_and_is_normalised_once_it_is_not(layer, bounded):
+    spectral_norm(layer, bounded)
+    original = layer.parametrizations.weight.original
+    drawn = original.detach().clone()
+    nn.init.zeros_(original)
+    weight = layer.weight
+    weight.sum().backward()
+    assert not weight.any() and original.grad.isfinite().all()
+    with torch.no_grad():
+        original.copy_(100 * drawn)
+        for _ in range(300):
+            weight = layer.weight
+    assert torch.linalg.matrix_norm(weight.flatten(1), 2).item() == pytest.approx(1, rel=1e-2)
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
