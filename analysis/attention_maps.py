@@ -142,7 +142,7 @@ def _views(model: Model, target: Target, of_generator: Healths, of_discriminator
 def _real(model: Model, spec: str | None, samples: list[tuple[Tensor, Tensor]]) -> tuple[Batches, str]:
     """What the discriminator is watched on: real images; of a model whose data are not here, its own samples."""
     try:
-        data = model.training_data("train", spec)
+        data = model.training_data("train", spec, labelled=False)
     except ValueError as error:
         if spec is not None:
             raise

@@ -5,6 +5,7 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator
 from sagan_base.models import DEFAULT_MODEL, model_card, model_names, resolve_model
 from sagan_base.published_weights import load_published_weights
+from sagan_base.trained_on import in_class_order, warn_of_other_data
 
 SMALL = 32  # resolution up to which one thread is enough
 
@@ -28,6 +30,7 @@ class Model:
         data: as given to ``load_data``; None where the file does not say.
         class_names: one a class; numbers where the file does not say.
         trained_on: one line for people; None where the file does not say.
+        info: of the file, see ``Checkpoint``.
     """
 
     generator: Generator
@@ -37,6 +40,7 @@ class Model:
     data: str | None = None
     class_names: tuple[str, ...] = field(default=())
     trained_on: str | None = None
+    info: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -82,17 +86,24 @@ class Model:
     def last_class(self) -> int:
         return self.generator.num_classes - 1
 
-    def training_data(self, split: str = "train", spec: str | None = None) -> ImageData:
-        """The data set the model was trained on, or ``spec``, at the model's size.
+    def training_data(self, split: str = "train", spec: str | None = None, labelled: bool = True) -> ImageData:
+        """The data set the model was trained on, or ``spec``, at the model's size; other images are warned of.
 
+        Args:
+            labelled: number the classes as the model does; without it they may be any.
         Raises:
-            ValueError: it is unknown or not here.
+            ValueError: it is unknown or not here, or has other classes.
         """
         spec = spec or self.data
         if spec is None:
             raise ValueError(f"{self.path} does not say what it was trained on; name the data with --data")
         config = self.generator.config
-        return load_data(spec, config.resolution, config.image_channels, split)
+        data = load_data(spec, config.resolution, config.image_channels, split)
+        if labelled:
+            data = in_class_order(data, self.info, config.num_classes)
+        if split == "train":
+            warn_of_other_data(data, self.info)
+        return data
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) -> None:
@@ -148,17 +159,18 @@ def load_model(name: str | None = None, checkpoint: Path | None = None) -> Model
         ValueError, OSError: there is no such model or file, or it is not one.
     """
     path = resolve_model(name) if checkpoint is None else checkpoint
-    data, names, trained_on = None, (), None
+    data, info, trained_on = None, {}, None
     if path.suffix in (".npz", ".index") or path.with_name(path.name + ".index").is_file():
         generator, discriminator = load_published_weights(path)
     else:
         generator, discriminator, config = load_checkpoint(path)
-        names = read_checkpoint(model_file(path), ()).info.get("class_names", ())
+        info = read_checkpoint(model_file(path), ()).info
         data = trained_on = config.data
+    names = info.get("class_names", ())
     if checkpoint is None:
         card = model_card(path.stem)
         names, trained_on = card.classes, card.data
     if len(names) != generator.num_classes:  # an unconditional network may have seen classes
         names = map(str, range(generator.num_classes))
     shown = path.stem if checkpoint is None else path.name
-    return Model(generator, discriminator, shown, path, data, tuple(names), trained_on)
+    return Model(generator, discriminator, shown, path, data, tuple(names), trained_on, info)

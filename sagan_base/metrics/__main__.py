@@ -6,9 +6,11 @@ Prints the five measures of evaluate.py for each kind of features, and the class
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from sagan_base.checkpoint import build_networks, load_checkpoint
+from sagan_base.checkpoint import build_networks, load_checkpoint, model_file, read_checkpoint
 from sagan_base.cli import Parser, find_device, usage_errors, writable_folder
 from sagan_base.data import ImageData, load_data
 from sagan_base.files import write_json
@@ -16,6 +18,7 @@ from sagan_base.generator import Generator
 from sagan_base.metrics.class_accuracy import CLASS_ACCURACY, class_accuracy, svm_accuracy, train_svm
 from sagan_base.metrics.evaluate import check_evaluation, evaluate
 from sagan_base.metrics.features import FEATURES
+from sagan_base.trained_on import in_class_order, warn_of_other_data
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,8 +61,10 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.cache:
             writable_folder("--cache", arguments.cache)
         trained, _, config = load_checkpoint(arguments.checkpoint)
+        info = read_checkpoint(model_file(arguments.checkpoint), ()).info
         spec, channels = arguments.data or config.data, config.model.image_channels
         data = load_data(spec, trained.resolution, channels, cache=arguments.cache)
+        data = in_class_order(data, info, trained.num_classes)
         for name in arguments.features:
             check_evaluation(data, name, arguments.num_samples, weights.get(name), trained)
         device = find_device(arguments.device)
@@ -68,13 +73,14 @@ def main(argv: list[str] | None = None) -> int:
                 raise ValueError(f"--json {arguments.json} is a folder; give a file's name")
             writable_folder("--json", arguments.json.parent)
     print(data.describe(), file=sys.stderr)
+    warn_of_other_data(data, info)
     generators = {"trained": trained}
     if arguments.untrained:
         generators["untrained"] = build_networks(config)[0]
     figures = {column: _measure(g.to(device), data, arguments) for column, g in generators.items()}
     print(_table(figures))
     if CLASS_ACCURACY in figures["trained"]:
-        print(_reference(spec, data, channels, arguments.cache))
+        print(_reference(spec, data, info, arguments.cache))
     if arguments.json:
         write_json(arguments.json, figures)
     return 0
@@ -101,10 +107,11 @@ def _table(figures: dict[str, dict[str, float]]) -> str:
     return "\n".join(rows)
 
 
-def _reference(spec: str, data: ImageData, channels: int, cache: Path | None) -> str:
+def _reference(spec: str, data: ImageData, info: Mapping[str, Any], cache: Path | None) -> str:
     """What the support vector machine reaches on real images, without which its verdict on samples says little."""
     try:
-        held_out = load_data(spec, data.resolution, channels, split="test", cache=cache)
+        held_out = load_data(spec, data.resolution, data.channels, split="test", cache=cache)
+        held_out = in_class_order(held_out, info, data.num_classes)
     except ValueError as error:
         return f"(the machine's accuracy on real images is unknown: {error})"
     share = svm_accuracy(train_svm(data), held_out)

@@ -1,6 +1,7 @@
 """Sheets, truncation, nearest training images, and walks through the latent space."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -227,3 +228,22 @@ def test_mistakes_end_with_code_2_and_one_line(checkpoint, tmp_path, capsys, mod
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_data_with_other_classes_than_the_models_are_refused_where_classes_count():
+    model = load_model("digits")
+    swapped = replace(model, info={**model.info, "class_names": model.class_names[::-1]})
+    ours, theirs = (each.training_data("test").labels for each in (model, swapped))
+    assert torch.equal(theirs, 9 - ours)
+    other = replace(model, info={"class_names": [f"digit {i}" for i in range(10)]})
+    with pytest.raises(ValueError, match=r"has the classes 0, 1.*trained on digit 0, digit 1"):
+        other.training_data()
+    assert other.training_data(labelled=False).class_names == model.class_names
+
+
+def test_other_images_than_those_of_the_training_are_warned_of(capsys):
+    model = load_model("digits")
+    model.training_data()
+    assert capsys.readouterr().err == ""
+    replace(model, info={"data": {"fingerprint": "0" * 64}}).training_data()
+    assert "warning: digits is not what the model was trained on (fingerprint 000000000000" in capsys.readouterr().err

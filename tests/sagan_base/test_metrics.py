@@ -501,15 +501,40 @@ def test_operators_that_exist_are_left_alone():
 # --- the command ---
 
 
-def write_model(folder: Path) -> Path:
+def write_model(folder: Path, info: dict | None = None) -> Path:
     config = RunConfig(
         model=ModelConfig(resolution=16, image_channels=1, num_classes=10, generator_width=2, attention=None)
     )
     generator, discriminator = build_networks(config)
     torch.nn.init.constant_(generator.to_image.bias, -1.0)  # a darker generator than the untrained one
     tensors = named_part("ema", generator.state_dict()) | named_part("discriminator", discriminator.state_dict())
-    write_checkpoint(folder / "model.safetensors", tensors, config, {})
+    write_checkpoint(folder / "model.safetensors", tensors, config, info or {})
     return folder / "model.safetensors"
+
+
+def test_the_classes_of_the_data_are_numbered_as_the_models_or_refused(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    seen = {}
+    monkeypatch.setattr(command_module, "evaluate", lambda *given: SimpleNamespace(values={}))
+    monkeypatch.setattr(command_module, "class_accuracy", lambda _, data, seed: seen.update(data=data) or 1.0)
+    monkeypatch.setattr(command_module, "_reference", lambda *_: "")
+    info = {"class_names": digits.class_names[::-1], "data": {"fingerprint": digits.fingerprint}}
+    model = str(write_model(tmp_path, info))
+    assert metrics_command([model, "--cache", str(tmp_path)]) == 0
+    assert seen["data"].class_names == digits.class_names[::-1]
+    assert torch.equal(seen["data"].labels, 9 - digits.labels)
+    err = capsys.readouterr().err
+    assert "note: the classes of digits are numbered as the model's: 9, 8" in err
+    assert f"warning: digits is not what the model was trained on (fingerprint {digits.fingerprint[:12]} in" in err
+    write_model(tmp_path, {**info, "class_names": digits.class_names})
+    assert metrics_command([model, "--cache", str(tmp_path)]) == 0
+    assert seen["data"].fingerprint == digits.fingerprint and "warning" not in capsys.readouterr().err
+    write_model(tmp_path, {"class_names": [f"digit {i}" for i in range(10)]})
+    with pytest.raises(SystemExit) as stop:
+        metrics_command([model])
+    assert stop.value.code == 2
+    assert "has the classes 0, 1, 2" in (err := capsys.readouterr().err) and "trained on digit 0, digit 1" in err
 
 
 def test_the_command_prints_a_row_a_measure_for_the_trained_and_the_untrained_network(
