@@ -1,5 +1,6 @@
 """The loss equals the authors' numbers; the search finds, reproduces, survives interruption, and says what it did."""
 
+import copy
 import math
 from dataclasses import replace
 from itertools import islice
@@ -57,16 +58,19 @@ def golden(shared):
     return *load_published_weights(folder / "weights.npz"), real, np.load(folder / "inversion.npz")
 
 
-def test_loss_and_gradient_equal_the_published_ones(golden):
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 2e-5), (torch.float32, 2e-4)])
+def test_loss_and_gradient_equal_the_published_ones(golden, dtype, atol):
+    """In float32 a processor's own order of sums moves gradients of up to 0.2 by 1e-4; float64 shows it."""
     generator, discriminator, real, numbers = golden
-    loss = InversionLoss(discriminator, real, LossConfig(norm="batch"))
-    z = torch.from_numpy(numbers["latent"]).requires_grad_(True)
+    generator, discriminator = (copy.deepcopy(network).to(dtype) for network in (generator, discriminator))
+    loss = InversionLoss(discriminator, real.to(dtype), LossConfig(norm="batch"))
+    z = torch.from_numpy(numbers["latent"]).to(dtype).requires_grad_(True)
     images = generator(z, torch.from_numpy(numbers["labels"]).long())
     value = loss.objective(loss.terms(images))
     assert value.item() == pytest.approx(float(numbers["disc_loss"]), abs=1e-4)
     (gradient,) = torch.autograd.grad(value, z)
-    published = torch.from_numpy(numbers["grad_disc_loss_wrt_latent"])
-    torch.testing.assert_close(gradient, published, rtol=1e-3, atol=2e-5)
+    published = torch.from_numpy(numbers["grad_disc_loss_wrt_latent"]).to(dtype)
+    torch.testing.assert_close(gradient, published, rtol=1e-3, atol=atol)
 
 
 def test_every_heads_norm_and_the_pixel_distance_equal_the_published_ones(golden):
