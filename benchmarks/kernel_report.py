@@ -129,9 +129,9 @@ def everything(plan, dtype: torch.dtype, dim_qk: int, dim_v: int, channels_first
     tensors, heads = plan.as_arguments()
 
     def run() -> None:
-        _, logsumexp = tile_attention(queries, keys, values, tensors, heads, plan.digest, 1.0)
-        tile_attention_backward(out, queries, keys, values, out, logsumexp, tensors, heads, plan.digest, 1.0)
-        attention_map(queries, keys, logsumexp, tensors, heads, plan.digest, 1.0)
+        _, softmax = tile_attention(queries, keys, values, tensors, heads, plan.digest, 1.0)
+        tile_attention_backward(out, queries, keys, values, out, softmax, tensors, heads, plan.digest, 1.0, True)
+        attention_map(queries, keys, softmax, tensors, heads, plan.digest, 1.0)
 
     return run
 

@@ -53,7 +53,7 @@ def sparse_attention(
         ``jacfwd``, ``hessian``) raises.
         torch.export, torch.onnx.export(dynamo=True) and torch.jit.trace meet plain operators, whatever the backend.
         inf and NaN in a key or value reach the queries that may attend to it and no others, and likewise in gradients
-        (but not in derivatives beyond the first).
+        (but not in derivatives beyond the first, nor with a bias or key mask, nor in flex).
     Raises:
         ValueError: shapes, dtypes or devices that do not fit each other or the plan; an unknown backend; a scale that
             is not a number.

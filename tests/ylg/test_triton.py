@@ -1,6 +1,7 @@
 """The kernels' values, in Triton's interpreter on a CPU, or compiled where there is a GPU."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -234,6 +235,81 @@ def test_a_gradient_penalty_is_that_of_dense_attention(dtype):
         assert (ours.double() - expected).abs().max() < 10 * TOLERANCE[dtype] * expected.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_large_scores_are_as_exact_as_in_dense_attention(dtype):
+    masks = small_masks()
+    plan = ylg.attention_plan(masks).to(DEVICE)
+    given = [x.detach() for x in random_inputs(masks, batch=1)]
+    larger = math.sqrt((28_800 if dtype == torch.float32 else 3_200) / (given[0] @ given[1].mT).abs().max())
+    given = [x.to(dtype) for x in (given[0] * larger, given[1] * larger, given[2])]
+    mix = torch.randn(1, 2, 14, 6, device=DEVICE).to(dtype)
+
+    def found(attend, dtype):
+        leaves = [x.to(dtype).requires_grad_() for x in given]
+        out = attend(*leaves)
+        return [out.detach(), *torch.autograd.grad(out, leaves, mix.to(dtype))]
+
+    def dense(*x):
+        return torch.nn.functional.scaled_dot_product_attention(*x, attn_mask=masks[None].to(DEVICE), scale=1.0)
+
+    exact = found(dense, torch.float64)
+    sparse = found(lambda *x: triton_attention(*x, plan, 1.0, False), dtype)
+    for ours, theirs, right in zip(sparse, found(dense, dtype), exact, strict=True):
+        allowed = torch.finfo(dtype).eps * right.abs().max() + (theirs - right).abs().max()
+        assert (ours - right).abs().max() <= 2 * allowed
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy, in the interpreter
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["queries", "keys", "values"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_not_finite_reaches_only_those_who_may_attend_to_it(which, bad, dtype):
+    masks = small_masks()
+    plan, inputs = ylg.attention_plan(masks).to(DEVICE), random_inputs(masks, dtype=dtype)
+
+    def found():
+        out, attention = triton_attention(*inputs, plan, 0.7, True)
+        both = out.sum() + attention.square().sum()
+        return [x.detach() for x in (out, attention, *torch.autograd.grad(both, inputs))]
+
+    clean, cell = found(), 5
+    with torch.no_grad():
+        inputs[which][1, 0, cell, 1] = bad
+    queries = torch.zeros(2, 2, 14, dtype=torch.bool)
+    queries[1, 0] = masks[0, :, cell] if which else torch.arange(14) == cell
+    keys = torch.zeros(2, 2, 13, dtype=torch.bool)
+    keys[1, 0] = masks[0][queries[1, 0]].any(0)
+    assert queries.sum() > 0 and not keys[1, 0].all()
+    after = found()
+    for ours, before, reached in zip(after, clean, (queries, queries, queries, keys, keys), strict=True):
+        torch.testing.assert_close(ours[~reached.to(DEVICE)], before[~reached.to(DEVICE)])
+    if which == 2:
+        expected = torch.full_like(after[0][queries.to(DEVICE)][:, 1], bad)
+        torch.testing.assert_close(after[0][queries.to(DEVICE)][:, 1], expected, equal_nan=True)
+        torch.testing.assert_close(after[0][..., 0], clean[0][..., 0])
+
+
+def test_kernels_for_keys_and_values_do_not_run_where_only_queries_need_gradients(monkeypatch):
+    masks = small_masks()
+    plan, (queries, *others) = ylg.attention_plan(masks).to(DEVICE), random_inputs(masks)
+    expected = torch.autograd.grad(triton_attention(queries, *others, plan, 1.0, False).sum(), queries)
+    monkeypatch.setattr(kernels, "key_value_gradient", None)
+    out = triton_attention(queries, *(x.detach() for x in others), plan, 1.0, False)
+    (slope,) = torch.autograd.grad(out.sum(), queries, create_graph=True)
+    assert torch.equal(slope, expected[0])
+    assert torch.autograd.grad(slope.square().sum(), queries)[0].isfinite().all()
+
+
+def test_the_maps_gradient_under_autocast_is_the_one_outside():
+    masks = small_masks()
+    plan, inputs = ylg.attention_plan(masks).to(DEVICE), random_inputs(masks)
+    loss = triton_attention(*inputs, plan, 1.0, True)[1].square().sum()
+    expected = torch.autograd.grad(loss, inputs[:2], retain_graph=True)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        found = torch.autograd.grad(loss, inputs[:2])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 # --- as an operator -----------------------------------------------------------------------------------------------
 
 
@@ -242,11 +318,12 @@ def test_the_operators_pass_the_checks_that_pytorch_has_for_operators():
     plan = ylg.attention_plan(masks).to(DEVICE)
     inputs = random_inputs(masks, batch=1)
     arguments = (*plan.as_arguments(), plan.digest, 0.9)
-    out, logsumexp = tile_attention(*inputs, *arguments)
+    out, softmax = tile_attention(*inputs, *arguments)
     torch.library.opcheck(tile_attention, (*inputs, *arguments))
-    detached = [x.detach() for x in (torch.randn_like(out), *inputs, out, logsumexp)]
-    torch.library.opcheck(tile_attention_backward, (*detached, *arguments))
-    torch.library.opcheck(attention_map, (*inputs[:2], logsumexp.detach(), *arguments))
+    detached = [x.detach() for x in (torch.randn_like(out), *inputs, out, softmax)]
+    for keys_too in (True, False):
+        torch.library.opcheck(tile_attention_backward, (*detached, *arguments, keys_too))
+    torch.library.opcheck(attention_map, (*inputs[:2], softmax.detach(), *arguments))
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -25,7 +25,7 @@ def all_finite(*tensors: Tensor) -> bool:
 def guarded_product(left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
     """Batched ``left @ right``, in which what is not finite in ``right`` reaches only rows of ``weights`` above 0."""
     product = left @ right.where(right.isfinite(), 0)
-    for kind, value in ((right == math.inf, math.inf), (right == -math.inf, -math.inf), (right.isnan(), math.nan)):
-        reached = weights @ kind.to(weights.dtype) > 0
-        product = product + torch.zeros_like(product).masked_fill_(reached, value)
+    for sign in (1, -1):  # NaN counts as both, and inf - inf is NaN
+        reached = weights @ (~(sign * right < math.inf)).to(weights.dtype) > 0
+        product = product + torch.zeros_like(product).masked_fill_(reached, sign * math.inf)
     return product

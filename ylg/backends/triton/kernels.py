@@ -3,7 +3,8 @@
 Every program takes one item of the table (at most BLOCK_ROWS rows of one head, and the columns they share) of one
 batch element, and reads cells in place through the table, with any strides: nothing is permuted, padded or copied.
 
-- forward:        rows are queries, columns keys. One pass with an online softmax; saves base-2 log-sum-exps.
+- forward:        rows are queries, columns keys. One pass with an online softmax; saves of each row the largest score
+  and 1 / the sum (not the log of the sum, whose rounding grows with the scores).
 - query_gradient: the same items. Recomputes the probabilities; also stores delta = <d out, out> per query.
 - key_value_gradient: items of the transposed plan: rows are keys, columns queries, so d keys and d values are
   gathered, never scattered: no atomics, and the same bits every time.
@@ -12,6 +13,9 @@ batch element, and reads cells in place through the table, with any strides: not
 Scores are [rows, columns] for 16-bit inputs, whose products run on tensor cores, and [columns, rows] for wider ones
 (ROWS_LAST), whose products run on ordinary units: there Triton gives each thread whole rows, and softmax needs no
 exchange between threads (a third fewer instructions in the forward kernel, by benchmarks/kernel_report.py).
+
+What is not finite in a key or a value reaches only those who may attend to it: weights are 0 elsewhere, and products
+skip what is not finite (0 * inf is NaN).
 
 Softmax runs in base 2 (exp2 is the hardware's instruction): scale * log2(e) is folded into the scores. Sums are kept
 in ACC: float32, or float64 for float64. Products of float32 are IEEE float32, never TF32.
@@ -31,6 +35,25 @@ def matrix_product(x, y, total, ACC: tl.constexpr):
         return total + tl.sum(x[:, :, None] * y[None, :, :], 1)
     else:
         return tl.dot(x, y, total, input_precision="ieee", out_dtype=ACC)
+
+
+@triton.jit
+def only_finite(x, ACC: tl.constexpr):
+    """0 for inf and NaN. A row that may attend to one of those in a key is NaN by its weights."""
+    return tl.where(tl.abs(x.to(ACC)) < float("inf"), x, tl.zeros_like(x))
+
+
+@triton.jit
+def weighted_sum(weights, x, total, ACC: tl.constexpr):
+    """total + weights @ x; what is not finite in x reaches only rows whose weight for it is above 0."""
+    total = matrix_product(weights, only_finite(x, ACC), total, ACC)
+    seen = x.to(ACC)
+    if tl.max(tl.max(tl.where(tl.abs(seen) < float("inf"), 0, 1), 1), 0) > 0:
+        for sign in tl.static_range(-1, 2, 2):  # NaN counts as both, and inf - inf is NaN
+            marked = tl.where(sign * seen < float("inf"), 0.0, 1.0).to(x.dtype)
+            reached = matrix_product(weights, marked, tl.zeros_like(total), ACC) > 0
+            total += tl.where(reached, sign * float("inf"), 0.0)
+    return total
 
 
 BEFORE_3_5 = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 5))  # torch before 2.9
@@ -143,8 +166,16 @@ def load_mask(
 
 
 @triton.jit
+def probabilities_of(scores, allowed, highest, share, ROWS_LAST: tl.constexpr):
+    """The forward pass's probabilities again; ``where`` first, so that scores are rounded as they were there."""
+    scores = tl.where(allowed, scores, float("-inf"))
+    weights = tl.exp2(scores - along_rows(highest, ROWS_LAST)) * along_rows(share, ROWS_LAST)
+    return tl.where(allowed, weights, 0.0)
+
+
+@triton.jit
 def forward(
-    queries, keys, values, out, logsumexp, table,
+    queries, keys, values, out, softmax, table,
     q_batch, q_head, q_cell, q_dim,
     k_batch, k_head, k_cell, k_dim,
     v_batch, v_head, v_cell, v_dim,
@@ -161,7 +192,7 @@ def forward(
     keys += batch * k_batch + head.to(tl.int64) * k_head
     values += batch * v_batch + head.to(tl.int64) * v_head
     out += batch * o_batch + head.to(tl.int64) * o_head
-    logsumexp += (batch * num_heads + head) * num_queries
+    softmax += (batch * num_heads + head) * num_queries * 2
     q_cells, q_valid = load_index(table, row_start, rows, BLOCK_ROWS)
     scale = tl.full((), scale, ACC)
 
@@ -184,17 +215,18 @@ def forward(
         decay = tl.exp2(highest - finite_peak)
         total = total * decay + tl.sum(weights, 0 if ROWS_LAST else 1)
         v_tile = load_cells(values, k_cells, k_valid, v_cell, v_dim, DIM_V, PADDED_V)
-        mixed = matrix_product(rows_first(weights, ROWS_LAST), v_tile, mixed * decay[:, None], ACC)
+        mixed = weighted_sum(rows_first(weights, ROWS_LAST), v_tile, mixed * decay[:, None], ACC)
         highest = peak
 
     total = tl.where(q_valid, total, 1.0)
     store_cells(out, q_cells, q_valid, o_cell, o_dim, mixed / total[:, None], DIM_V, PADDED_V)
-    tl.store(logsumexp + q_cells, highest + tl.log2(total), mask=q_valid)
+    tl.store(softmax + 2 * q_cells, highest, mask=q_valid)
+    tl.store(softmax + 2 * q_cells + 1, 1 / total, mask=q_valid)
 
 
 @triton.jit
 def query_gradient(
-    queries, keys, values, out, d_out, logsumexp, delta, d_queries, table,
+    queries, keys, values, out, d_out, softmax, delta, d_queries, table,
     q_batch, q_head, q_cell, q_dim,
     k_batch, k_head, k_cell, k_dim,
     v_batch, v_head, v_cell, v_dim,
@@ -215,10 +247,11 @@ def query_gradient(
     out += batch * o_batch + head.to(tl.int64) * o_head
     d_out += batch * g_batch + head.to(tl.int64) * g_head
     d_queries += batch * dq_batch + head.to(tl.int64) * dq_head
-    logsumexp += (batch * num_heads + head) * num_queries
+    softmax += (batch * num_heads + head) * num_queries * 2
     delta += (batch * num_heads + head) * num_queries
     q_cells, q_valid = load_index(table, row_start, rows, BLOCK_ROWS)
-    normaliser = tl.load(logsumexp + q_cells, mask=q_valid, other=0)
+    highest = tl.load(softmax + 2 * q_cells, mask=q_valid, other=0)
+    share = tl.load(softmax + 2 * q_cells + 1, mask=q_valid, other=0)
     scale = tl.full((), scale, ACC)
 
     row_delta = tl.zeros((BLOCK_ROWS,), ACC)
@@ -240,13 +273,14 @@ def query_gradient(
             DIM_V, PADDED_V, ACC, ROWS_LAST,
         )  # fmt: skip
         allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
-        weights = tl.exp2(tl.where(allowed, scores * scale - along_rows(normaliser, ROWS_LAST), float("-inf")))
+        weights = probabilities_of(scores * scale, allowed, highest, share, ROWS_LAST)
+        d_weights = tl.where(allowed, d_weights, 0.0)
         if ONE_BLOCK:
             # every key is here, so <d out, out> = sum of weights * d_weights, and out need not be read
             row_delta = tl.sum(weights * d_weights, 0 if ROWS_LAST else 1)
-        d_scores = weights * (d_weights - along_rows(row_delta, ROWS_LAST))
+        d_scores = tl.where(allowed, weights * (d_weights - along_rows(row_delta, ROWS_LAST)), 0.0)
         k_tile = load_cells(keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK)
-        gradient = matrix_product(rows_first(d_scores, ROWS_LAST), k_tile, gradient, ACC)
+        gradient = matrix_product(rows_first(d_scores, ROWS_LAST), only_finite(k_tile, ACC), gradient, ACC)
 
     tl.store(delta + q_cells, row_delta, mask=q_valid)
     gradient *= tl.full((), natural_scale, ACC)
@@ -255,7 +289,7 @@ def query_gradient(
 
 @triton.jit
 def key_value_gradient(
-    queries, keys, values, d_out, logsumexp, delta, d_keys, d_values, partial, table,
+    queries, keys, values, d_out, softmax, delta, d_keys, d_values, partial, table,
     q_batch, q_head, q_cell, q_dim,
     k_batch, k_head, k_cell, k_dim,
     v_batch, v_head, v_cell, v_dim,
@@ -275,7 +309,7 @@ def key_value_gradient(
     keys += batch * k_batch + head.to(tl.int64) * k_head
     values += batch * v_batch + head.to(tl.int64) * v_head
     d_out += batch * g_batch + head.to(tl.int64) * g_head
-    logsumexp += (batch * num_heads + head) * num_queries
+    softmax += (batch * num_heads + head) * num_queries * 2
     delta += (batch * num_heads + head) * num_queries
     k_cells, k_valid = load_index(table, row_start, rows, BLOCK_ROWS)
     scale = tl.full((), scale, ACC)
@@ -284,7 +318,8 @@ def key_value_gradient(
     value_gradient = tl.zeros((BLOCK_ROWS, PADDED_V), ACC)
     for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
         q_cells, q_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
-        normaliser = tl.load(logsumexp + q_cells, mask=q_valid, other=0)
+        highest = tl.load(softmax + 2 * q_cells, mask=q_valid, other=0)
+        share = tl.load(softmax + 2 * q_cells + 1, mask=q_valid, other=0)
         column_delta = tl.load(delta + q_cells, mask=q_valid, other=0)
         scores = inner_products(
             keys, k_cells, k_valid, k_cell, k_dim,
@@ -297,12 +332,12 @@ def key_value_gradient(
             DIM_V, PADDED_V, ACC, ROWS_LAST,
         )  # fmt: skip
         allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
-        weights = tl.exp2(tl.where(allowed, scores * scale - along_columns(normaliser, ROWS_LAST), float("-inf")))
+        weights = probabilities_of(scores * scale, allowed, highest, share, not ROWS_LAST)
         d_out_tile = load_cells(d_out, q_cells, q_valid, g_cell, g_dim, DIM_V, PADDED_V)
         value_gradient = matrix_product(rows_first(weights, ROWS_LAST), d_out_tile, value_gradient, ACC)
-        d_scores = weights * (d_weights - along_columns(column_delta, ROWS_LAST))
+        d_scores = tl.where(allowed, weights * (d_weights - along_columns(column_delta, ROWS_LAST)), 0.0)
         q_tile = load_cells(queries, q_cells, q_valid, q_cell, q_dim, DIM_QK, PADDED_QK)
-        key_gradient = matrix_product(rows_first(d_scores, ROWS_LAST), q_tile, key_gradient, ACC)
+        key_gradient = matrix_product(rows_first(d_scores, ROWS_LAST), only_finite(q_tile, ACC), key_gradient, ACC)
 
     key_gradient *= tl.full((), natural_scale, ACC)
     if slot < 0:
@@ -349,7 +384,7 @@ def merge(
 
 @triton.jit
 def attention_map(
-    queries, keys, logsumexp, probabilities, table,
+    queries, keys, softmax, probabilities, table,
     q_batch, q_head, q_cell, q_dim,
     k_batch, k_head, k_cell, k_dim,
     num_items, num_heads, num_queries, num_keys, scale: tl.float64,
@@ -363,10 +398,11 @@ def attention_map(
     head, rows, row_start, columns, column_start, word_start, words_per_row, _ = load_item(table, program % num_items)
     queries += batch * q_batch + head.to(tl.int64) * q_head
     keys += batch * k_batch + head.to(tl.int64) * k_head
-    logsumexp += (batch * num_heads + head) * num_queries
+    softmax += (batch * num_heads + head) * num_queries * 2
     probabilities += (batch * num_heads + head) * num_queries * num_keys
     q_cells, q_valid = load_index(table, row_start, rows, BLOCK_ROWS)
-    normaliser = tl.load(logsumexp + q_cells, mask=q_valid, other=0)
+    highest = tl.load(softmax + 2 * q_cells, mask=q_valid, other=0)
+    share = tl.load(softmax + 2 * q_cells + 1, mask=q_valid, other=0)
     scale = tl.full((), scale, ACC)
     for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
         k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
@@ -376,6 +412,6 @@ def attention_map(
             DIM_QK, PADDED_QK, ACC, ROWS_LAST,
         )  # fmt: skip
         allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
-        weights = tl.exp2(tl.where(allowed, scores * scale - along_rows(normaliser, ROWS_LAST), float("-inf")))
+        weights = probabilities_of(scores * scale, allowed, highest, share, ROWS_LAST)
         at = along_rows(q_cells.to(tl.int64) * num_keys, ROWS_LAST) + along_columns(k_cells, ROWS_LAST)
         tl.store(probabilities + at, weights.to(probabilities.dtype.element_ty), mask=allowed)

@@ -63,10 +63,10 @@ def triton_attention(
             f"and {values.shape[-1]} (values); use backend='tiles'"
         )
     tensors, heads = plan.as_arguments()
-    out, logsumexp = tile_attention(queries, keys, values, tensors, heads, plan.digest, scale)
+    out, softmax = tile_attention(queries, keys, values, tensors, heads, plan.digest, scale)
     if not return_attention:
         return out
-    return out, attention_map(queries, keys, logsumexp.detach(), tensors, heads, plan.digest, scale)
+    return out, attention_map(queries, keys, softmax.detach(), tensors, heads, plan.digest, scale)
 
 
 # --- tile tables ------------------------------------------------------------------------------------------------
@@ -154,59 +154,62 @@ def _tile_attention(
     queries: Tensor, keys: Tensor, values: Tensor, plan: Sequence[Tensor], heads: Sequence[int], digest: str,
     scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """out ``[B, H, Nq, Dv]`` and base-2 log-sum-exps of the scaled scores ``[B, H, Nq]`` (not differentiable)."""
+    """out ``[B, H, Nq, Dv]`` and of every row the largest score (in base 2) and 1 / the softmax's
+    sum ``[B, H, Nq, 2]`` (not differentiable)."""
     batch, num_heads, num_queries, _ = queries.shape
-    out, logsumexp = _forward_outputs(queries, keys, values)
+    out, softmax = _forward_outputs(queries, keys, values)
     _check_offsets(queries, keys, values, out)
     table = _table(plan, heads, digest, (num_heads, num_queries, keys.shape[2]), transposed=False)
     if batch:
         with _on(queries):
             kernels.forward[(table.num_items * batch,)](
-                queries, keys, values, out, logsumexp, table.buffer,
+                queries, keys, values, out, softmax, table.buffer,
                 *queries.stride(), *keys.stride(), *values.stride(), *out.stride(),
                 table.num_items, num_heads, num_queries, scale * LOG2_E,
                 **_launch_constants(queries, values, table),
             )  # fmt: skip
-    return out, logsumexp
+    return out, softmax
 
 
 def _forward_outputs(queries: Tensor, keys: Tensor, values: Tensor, *_) -> tuple[Tensor, Tensor]:
     out = _empty_like_order((*queries.shape[:3], values.shape[3]), queries)
     dtype = torch.float64 if queries.dtype == torch.float64 else torch.float32
-    return out, queries.new_empty(queries.shape[:3], dtype=dtype)
+    return out, queries.new_empty((*queries.shape[:3], 2), dtype=dtype)
 
 
 def _tile_attention_backward(
-    d_out: Tensor, queries: Tensor, keys: Tensor, values: Tensor, out: Tensor, logsumexp: Tensor,
-    plan: Sequence[Tensor], heads: Sequence[int], digest: str, scale: float,
+    d_out: Tensor, queries: Tensor, keys: Tensor, values: Tensor, out: Tensor, softmax: Tensor,
+    plan: Sequence[Tensor], heads: Sequence[int], digest: str, scale: float, keys_too: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """d queries, d keys, d values."""
+    """d queries; d keys and d values, or empty tensors unless ``keys_too``."""
     batch, num_heads, num_queries, dim = queries.shape
     sizes = (num_heads, num_queries, keys.shape[2])
     table = _table(plan, heads, digest, sizes, transposed=False)
-    transposed = _table(plan, heads, digest, sizes, transposed=True)
-    d_queries, d_keys, d_values = _backward_outputs(d_out, queries, keys, values)
+    d_queries, d_keys, d_values = _backward_outputs(d_out, queries, keys, values, keys_too)
     _check_offsets(d_out)
-    if not transposed.covers_all_rows:
-        d_keys.zero_()
-        d_values.zero_()
     if not batch:
         return d_queries, d_keys, d_values
-    delta = torch.empty_like(logsumexp)
-    partial = logsumexp.new_empty(batch, transposed.num_slots, transposed.block_rows, dim + values.shape[3])
+    delta = torch.empty_like(softmax[..., 0])
     strides = *queries.stride(), *keys.stride(), *values.stride()
-    gradient_strides = *d_keys.stride(), *d_values.stride()
     scales = scale * LOG2_E, scale
     with _on(queries):
         kernels.query_gradient[(table.num_items * batch,)](
-            queries, keys, values, out, d_out, logsumexp, delta, d_queries, table.buffer,
+            queries, keys, values, out, d_out, softmax, delta, d_queries, table.buffer,
             *strides, *out.stride(), *d_out.stride(), *d_queries.stride(),
             table.num_items, num_heads, num_queries, *scales,
             **_launch_constants(queries, values, table),
         )  # fmt: skip
+        if not keys_too:
+            return d_queries, d_keys, d_values
+        transposed = _table(plan, heads, digest, sizes, transposed=True)
+        if not transposed.covers_all_rows:
+            d_keys.zero_()
+            d_values.zero_()
+        partial = softmax.new_empty(batch, transposed.num_slots, transposed.block_rows, dim + values.shape[3])
+        gradient_strides = *d_keys.stride(), *d_values.stride()
         constants = _launch_constants(queries, values, transposed)
         kernels.key_value_gradient[(transposed.num_items * batch,)](
-            queries, keys, values, d_out, logsumexp, delta, d_keys, d_values, partial, transposed.buffer,
+            queries, keys, values, d_out, softmax, delta, d_keys, d_values, partial, transposed.buffer,
             *strides, *d_out.stride(), *gradient_strides,
             transposed.num_items, transposed.num_slots, num_heads, num_queries, *scales,
             **constants,
@@ -220,53 +223,57 @@ def _tile_attention_backward(
     return d_queries, d_keys, d_values
 
 
-def _backward_outputs(d_out: Tensor, queries: Tensor, keys: Tensor, values: Tensor, *_):
-    return tuple(_empty_like_order(x.shape, x) for x in (queries, keys, values))
+def _backward_outputs(d_out: Tensor, queries: Tensor, keys: Tensor, values: Tensor, *rest):
+    *_, keys_too = rest
+    others = (_empty_like_order(x.shape, x) if keys_too else x.new_empty(0) for x in (keys, values))
+    return _empty_like_order(queries.shape, queries), *others
 
 
 class _TileAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, queries, keys, values, plan, heads, digest, scale):
         with torch._C._AutoDispatchBelowAutograd():
-            out, logsumexp = tile_attention(queries, keys, values, plan, heads, digest, scale)
-        ctx.save_for_backward(queries, keys, values, out, logsumexp)
+            out, softmax = tile_attention(queries, keys, values, plan, heads, digest, scale)
+        ctx.save_for_backward(queries, keys, values, out, softmax)
         ctx.plan = plan, heads, digest, scale
-        ctx.mark_non_differentiable(logsumexp)
-        return out, logsumexp
+        ctx.mark_non_differentiable(softmax)
+        return out, softmax
 
     @staticmethod
     def backward(ctx, d_out, _):
-        return *tile_attention_backward(d_out, *ctx.saved_tensors, *ctx.plan), None, None, None, None
+        keys_too = any(ctx.needs_input_grad[1:3])
+        gradients = tile_attention_backward(d_out, *ctx.saved_tensors, *ctx.plan, keys_too)
+        return *(gradients if keys_too else (gradients[0], None, None)), None, None, None, None
 
 
 class _TileAttentionBackward(torch.autograd.Function):
     """The gradients, themselves differentiable with respect to d_out, queries, keys and values: what ``out`` and
-    ``logsumexp`` say of those is part of the derivative already."""
+    ``softmax`` say of those is part of the derivative already."""
 
     @staticmethod
-    def forward(ctx, d_out, queries, keys, values, out, logsumexp, plan, heads, digest, scale):
+    def forward(ctx, d_out, queries, keys, values, out, softmax, plan, heads, digest, scale, keys_too):
         with torch._C._AutoDispatchBelowAutograd():
             gradients = tile_attention_backward(
-                d_out, queries, keys, values, out, logsumexp, plan, heads, digest, scale
+                d_out, queries, keys, values, out, softmax, plan, heads, digest, scale, keys_too
             )
         ctx.save_for_backward(d_out, queries, keys, values)
         ctx.plan = plan, heads, (*queries.shape[1:3], keys.shape[2]), digest
-        ctx.scale = scale
+        ctx.scale, ctx.wanted = scale, (True, keys_too, keys_too)
         return gradients
 
     @staticmethod
     def backward(ctx, *dd):
         d_out, *inputs = ctx.saved_tensors
         plan = plan_of_arguments(*ctx.plan)
-        d_d_out, _, *d_inputs = second_gradients(d_out, None, *inputs, plan, ctx.scale, dd)
-        return d_d_out, *d_inputs, None, None, None, None, None, None
+        d_d_out, _, *d_inputs = second_gradients(d_out, None, *inputs, plan, ctx.scale, dd, ctx.wanted)
+        return d_d_out, *d_inputs, *[None] * 7
 
 
 def _attention_map(
-    queries: Tensor, keys: Tensor, logsumexp: Tensor, plan: Sequence[Tensor], heads: Sequence[int], digest: str,
+    queries: Tensor, keys: Tensor, softmax: Tensor, plan: Sequence[Tensor], heads: Sequence[int], digest: str,
     scale: float,
 ) -> Tensor:  # fmt: skip
-    """Probabilities ``[B, H, Nq, Nk]``, zero outside the masks. ``logsumexp`` only saves work: it is taken to be that
+    """Probabilities ``[B, H, Nq, Nk]``, zero outside the masks. ``softmax`` only saves work: it is taken to be that
     of these queries and keys, and the gradients of those two are the whole derivative."""
     batch, num_heads, num_queries, _ = queries.shape
     num_keys = keys.shape[2]
@@ -275,7 +282,7 @@ def _attention_map(
     if batch:
         with _on(queries):
             kernels.attention_map[(table.num_items * batch,)](
-                queries, keys, logsumexp, probabilities, table.buffer, *queries.stride(), *keys.stride(),
+                queries, keys, softmax, probabilities, table.buffer, *queries.stride(), *keys.stride(),
                 table.num_items, num_heads, num_queries, num_keys, scale * LOG2_E,
                 **_launch_constants(queries, None, table),
             )  # fmt: skip
@@ -284,9 +291,9 @@ def _attention_map(
 
 class _AttentionMap(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, queries, keys, logsumexp, plan, heads, digest, scale):
+    def forward(ctx, queries, keys, softmax, plan, heads, digest, scale):
         with torch._C._AutoDispatchBelowAutograd():
-            probabilities = attention_map(queries, keys, logsumexp, plan, heads, digest, scale)
+            probabilities = attention_map(queries, keys, softmax, plan, heads, digest, scale)
         ctx.save_for_backward(queries, keys, probabilities)
         ctx.scale = scale
         return probabilities
@@ -295,8 +302,12 @@ class _AttentionMap(torch.autograd.Function):
     def backward(ctx, d_probabilities):
         """Plain matrix products: whoever asked for the dense map has room for its gradient."""
         queries, keys, probabilities = ctx.saved_tensors
-        d_scores = torch.ops.aten._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
-        d_queries, d_keys = ctx.scale * (d_scores @ keys), ctx.scale * (d_scores.mT @ queries)
+        with torch.autocast(queries.device.type, enabled=False):  # backward() may be called under it
+            d_scores = torch.ops.aten._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
+            # outside the masks 0, whatever a row or a key holds that is not finite
+            d_scores = d_scores.masked_fill(probabilities == 0, 0)
+            queries, keys = (x.where(x.isfinite(), 0) for x in (queries, keys))
+            d_queries, d_keys = ctx.scale * (d_scores @ keys), ctx.scale * (d_scores.mT @ queries)
         return d_queries, d_keys, None, None, None, None, None
 
 
@@ -322,14 +333,14 @@ tile_attention = _register(
     _TileAttention,
 )
 tile_attention_backward = _register(
-    f"tile_attention_backward(Tensor d_out, Tensor queries, Tensor keys, Tensor values, Tensor out, Tensor logsumexp, "
-    f"{_PLAN}) -> (Tensor, Tensor, Tensor)",
+    f"tile_attention_backward(Tensor d_out, Tensor queries, Tensor keys, Tensor values, Tensor out, Tensor softmax, "
+    f"{_PLAN}, bool keys_too) -> (Tensor, Tensor, Tensor)",
     _tile_attention_backward,
     _backward_outputs,
     _TileAttentionBackward,
 )
 attention_map = _register(
-    f"attention_map(Tensor queries, Tensor keys, Tensor logsumexp, {_PLAN}) -> Tensor",
+    f"attention_map(Tensor queries, Tensor keys, Tensor softmax, {_PLAN}) -> Tensor",
     _attention_map,
     lambda queries, keys, *_: queries.new_empty((*queries.shape[:3], keys.shape[2])),
     _AttentionMap,
