@@ -50,6 +50,8 @@ def flex_attention_backend(
     block_mask = plan.derived(BlockMask, _block_mask)
     head_dim = values.shape[-1]
     inputs = [_padded(x if wants_gradient else x.detach()) for x in (queries, keys, values)]
+    # The CPU kernel multiplies what lies in memory behind the last key by 0, and that may be NaN: it gets whole blocks.
+    inputs[1:] = [pad(x, (0, 0, 0, -x.shape[-2] % BLOCK)) for x in inputs[1:]]
     out = _compiled_flex_attention(*inputs, block_mask=block_mask, scale=scale)[..., :head_dim]
     if not return_attention:
         return out
@@ -68,7 +70,7 @@ def _block_mask(plan: AttentionPlan) -> BlockMask:
     """
     rows, columns = -(-plan.num_queries // BLOCK), -(-plan.num_keys // BLOCK)
     edges = np.zeros((plan.num_heads, rows * columns), dtype=np.int64)
-    words = np.zeros((plan.num_heads, plan.num_queries, -(-plan.num_keys // WORD_BITS)), dtype=np.uint32)
+    words = np.zeros((plan.num_heads, plan.num_queries, columns * BLOCK // WORD_BITS), dtype=np.uint32)
     for head, mask in enumerate(plan.sparse_masks()):
         query, key = mask.nonzero()
         edges[head] = np.bincount(query // BLOCK * columns + key // BLOCK, minlength=rows * columns)
@@ -90,5 +92,5 @@ def _block_mask(plan: AttentionPlan) -> BlockMask:
         *ordered(full),
         BLOCK_SIZE=BLOCK,
         mask_mod=may_attend,
-        seq_lengths=(plan.num_queries, plan.num_keys),
+        seq_lengths=(plan.num_queries, columns * BLOCK),
     )
