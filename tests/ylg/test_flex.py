@@ -29,7 +29,7 @@ def test_padded_heads_give_what_the_dense_definition_gives():
 
 
 def test_what_lies_in_memory_behind_the_last_key_does_not_matter():
-    """FlexAttention's CPU kernel reads there: of 40 outputs on a heap full of NaN 36 were wrong without whole blocks."""
+    """FlexAttention's CPU kernel reads there: of 40 outputs on a heap of NaN 36 were wrong without whole blocks."""
     plan = random_plan(heads=2, queries=200, keys=72)
     for _ in range(10):
         for size in (1 << 10, 1 << 12, 1 << 14, 1 << 16):
