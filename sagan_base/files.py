@@ -5,13 +5,16 @@
 
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -37,6 +40,17 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def kept(path: Path, read: Callable[[Path], T], make: Callable[[], None]) -> T:
+    """What ``read`` finds in a cache's file, which ``make`` writes where it is missing; a damaged one is made again."""
+    if path.exists():
+        try:
+            return read(path)
+        except Exception as error:  # every format has errors of its own, and none of them must stay for ever
+            print(f"note: {path} is damaged ({type(error).__name__}) and is made again", file=sys.stderr)
+    make()
+    return read(path)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -256,6 +256,11 @@ class TrainingRun:
             if self.config.training.precision == "bfloat16" and slow_bfloat16(self.group.device):
                 print("warning: this processor has no bfloat16 arithmetic, so --precision float32 would be many times "
                       "quicker (in a run of its own)", flush=True)  # fmt: skip
+            start_left = self.config.model.numerics.batch_norm_decay**steps
+            if start_left > 0.05 and not self.config.training.standing_statistics:
+                print(f"warning: after {steps} steps the moving statistics are still {start_left:.0%} their initial "
+                      "values, and samples look flat; give --standing-statistics 16, a smaller --batch-norm-decay "
+                      "(in a run of its own) or more steps", flush=True)  # fmt: skip
         bar = tqdm(total=steps, initial=self.step, unit="step", disable=not self.progress, mininterval=0.5)
         try:
             if any(lacking.values()):

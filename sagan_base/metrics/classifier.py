@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sagan_base.data import ImageData, evenly_spaced
-from sagan_base.files import atomic_write
+from sagan_base.files import atomic_write, kept
 
 NUM_FEATURES = 64
 SIDE = 32  # larger images are averaged down to this
@@ -99,7 +99,8 @@ def classifier_for(data: ImageData, cache: Path, config: ClassifierConfig | None
     config = config or ClassifierConfig()
     fields = "-".join(f"{value:g}" for value in asdict(config).values())
     path = cache / "classifiers" / f"{data.name}-{data.fingerprint[:16]}-{fields}.safetensors"
-    if not path.exists():
+
+    def make() -> None:
         model, accuracy = train_classifier(data, config, progress)
         metadata = {
             "channels": data.channels, "num_classes": data.num_classes, "resolution": data.resolution,
@@ -107,6 +108,8 @@ def classifier_for(data: ImageData, cache: Path, config: ClassifierConfig | None
         }  # fmt: skip
         with atomic_write(path) as temporary:
             save_file(model.state_dict(), temporary, {key: json.dumps(value) for key, value in metadata.items()})
+
+    kept(path, load_classifier, make)
     return path
 
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from sagan_base.data import ImageData, default_cache, evenly_spaced
 from sagan_base.data_sources.pictures import RESIZE_RULE
-from sagan_base.files import atomic_write
+from sagan_base.files import atomic_write, kept
 from sagan_base.generator import Generator
 from sagan_base.metrics.classifier import check_classifier_data
 from sagan_base.metrics.features import FeatureChoice, choose_features
@@ -180,7 +180,8 @@ def real_statistics(
     parts = (data.fingerprint, RESIZE_RULE, choice.fingerprint(), MOST_REAL_IMAGES, MOST_COMPARED)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     path = cache / "statistics" / f"{data.name}-{choice.registered}-{key}.safetensors"
-    if not path.exists():
+
+    def make() -> None:
         with RealImages(data, batch_size, progress) as images:
             features = extract(images, extractor, batch_size)[choice.layers[0]]
         moments = _mean_and_covariance(features)
@@ -191,7 +192,8 @@ def real_statistics(
         }
         with atomic_write(path) as temporary:
             save_file(tensors, temporary)
-    return RealStatistics(**load_file(path))
+
+    return kept(path, lambda path: RealStatistics(**load_file(path)), make)
 
 
 class RealImages(Dataset[Tensor]):

@@ -26,6 +26,7 @@ from sagan_base.config import ModelConfig, RunConfig
 from sagan_base.data import ImageData, load_data
 from sagan_base.generator import Generator
 from sagan_base.metrics import __main__ as command_module
+from sagan_base.metrics import classifier as classifier_module
 from sagan_base.metrics import evaluate as evaluate_module
 from sagan_base.metrics import features as features_module
 from sagan_base.metrics.__main__ import main as metrics_command
@@ -585,3 +586,25 @@ def test_the_command_refuses_bad_input_in_one_line(arguments: list[str], words: 
         metrics_command(arguments)
     err = capsys.readouterr().err
     assert stop.value.code == 2 and words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage" * 20, None])
+def test_a_damaged_file_of_the_cache_is_made_again_and_said_once(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, damage
+):
+    network = classifier_module.Classifier(1, 10, 16, 2)
+    monkeypatch.setattr(classifier_module, "train_classifier", lambda *_: (network, 0.5))
+    config = ClassifierConfig(width=2)
+    monkeypatch.setattr(features_module, "classifier_for", lambda data, cache: classifier_for(data, cache, config))
+
+    def measured() -> Tensor:
+        choice = choose_features("classifier", digits, tmp_path)
+        return real_statistics(digits, choice, choice.create("cpu"), tmp_path, progress=False).mean.clone()
+
+    mean = measured()
+    for folder in ("classifiers", "statistics"):
+        for path in (tmp_path / folder).iterdir():
+            path.write_bytes(path.read_bytes()[:-9] if damage is None else damage)
+        for times in (1, 0):
+            assert torch.equal(measured(), mean)
+            assert capsys.readouterr().err.count("is damaged") == times

@@ -12,7 +12,7 @@ from torch import nn
 
 import sagan_base.updates
 from sagan_base.checkpoint import checkpoint_files, checkpoint_path, load_checkpoint, read_checkpoint
-from sagan_base.config import AttentionConfig
+from sagan_base.config import AttentionConfig, NumericsConfig
 from sagan_base.distributed import Processes
 from sagan_base.draws import labels, latents, stream
 from sagan_base.run_folder import RunLog, log_lines, read_metrics
@@ -687,3 +687,12 @@ def test_steps_survive_an_evaluation_that_fails(tiny_config, tiny_data, tmp_path
     with pytest.raises(RuntimeError, match="no space for features"):
         train(tiny_config(steps=3, checkpoint_every=0), tiny_data, tmp_path, fails, progress=False)
     assert train(tiny_config(steps=3), tiny_data, tmp_path, progress=False).resumed_from == 3
+
+
+def test_a_run_too_short_for_its_moving_statistics_is_warned_of(tiny_config, tiny_data, tmp_path, capsys):
+    train(tiny_config(steps=2), tiny_data, tmp_path / "short", progress=False)
+    assert "after 2 steps the moving statistics are still 100% their initial values" in capsys.readouterr().out
+    train(tiny_config(steps=2, standing_statistics=2), tiny_data, tmp_path / "standing", progress=False)
+    quick = tiny_config(steps=2, numerics=NumericsConfig(batch_norm_decay=0.2))
+    train(quick, tiny_data, tmp_path / "quick", progress=False)
+    assert "moving statistics" not in capsys.readouterr().out
