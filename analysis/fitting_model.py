@@ -1,7 +1,8 @@
-"""Which of the shipped models fits a picture: the one that comes nearest to it by chance.
+"""Which of the shipped models fits a picture: of those that draw in its colours, the one that comes nearest by chance.
 
-Every model draws some random images; the model is taken whose nearest one is nearest to the picture, in the perceptual
-distance that also chooses between the restarts of an inversion.
+A picture in colour is for models in colour. Where several are left, each draws some random images, and the model is
+taken whose nearest one is nearest to the picture, in the perceptual distance that also chooses between the restarts of
+an inversion.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from sagan_base.sampling import draw_any
 
 DRAWS = 128
 DEFAULT_CHOICE = f"the one that fits the picture; {DEFAULT_MODEL} without one"
+COLOURED = 0.04  # mean difference between a pixel's channels, of a range of 2: five levels of 255
 MOST_PICTURES = 8  # of a folder; more would not change the choice and take longer
 
 
@@ -40,6 +42,11 @@ def fitting_model(
         return model_of(arguments), ""
     distance = distance or choose_distance()
     models = [open_model(name, None, arguments.device, arguments.threads) for name in model_names()]
+    colour = [model for model in models if model.generator.config.image_channels == 3]
+    if colour and any(_is_in_colour(path, colour[0], **reading) for path in pictures[:MOST_PICTURES]):
+        models = colour
+    if len(models) == 1:
+        return models[0], f"model {models[0].name} draws in colour, as the picture is; --model NAME chooses another"
     distances = {model.name: _mean_distance(model, pictures, distance, **reading) for model in models}
     order = sorted(models, key=lambda model: distances[model.name])
     others = ", ".join(f"{model.name} {distances[model.name]:.2f}" for model in order[1:])
@@ -47,7 +54,16 @@ def fitting_model(
         f"model {order[0].name} fits best: the nearest of {DRAWS} random images is {distances[order[0].name]:.2f} away "
         f"({distance.name}; {others}); --model NAME chooses another"
     )
-    return order[0], line if others else ""
+    return order[0], line
+
+
+def _is_in_colour(path: Path, model: Model, **reading: Any) -> bool:
+    """Whether the channels of a readable picture differ by more than a scanner or JPEG makes them."""
+    try:
+        image = from_file(path, model, **reading).image
+    except ValueError:
+        return False
+    return float((image.amax(0) - image.amin(0)).mean()) > COLOURED
 
 
 def _mean_distance(model: Model, pictures: Sequence[Path], distance: Distance, **reading: Any) -> float:

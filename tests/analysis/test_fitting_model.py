@@ -4,6 +4,8 @@ import argparse
 
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from analysis.fitting_model import DRAWS, _mean_distance, fitting_model
 from analysis.inversion.distances import Distance
@@ -26,7 +28,19 @@ def test_images_of_a_model_lead_to_that_model(name, tmp_path):
         to_image(target.image).save(path)
     model, line = fitting_model(parsed(), paths)
     assert model.name == name
-    assert f"model {name} fits best" in line and all(other in line for other in model_names())
+    if model.generator.config.image_channels == 3:
+        assert line == f"model {name} draws in colour, as the picture is; --model NAME chooses another"
+    else:
+        assert f"model {name} fits best" in line and all(other in line for other in model_names())
+
+
+def test_a_photograph_in_colour_gets_a_model_in_colour_and_the_same_in_grey_may_get_any(tmp_path):
+    photograph = Image.fromarray(load_sample_image("flower.jpg"))
+    for mode in ("RGB", "L"):
+        photograph.convert(mode).convert("RGB").save(tmp_path / f"{mode}.png")
+    model, line = fitting_model(parsed(), [tmp_path / "RGB.png"])
+    assert model.generator.config.image_channels == 3 and "in colour" in line
+    assert "fits best" in fitting_model(parsed(), [tmp_path / "L.png"])[1]
 
 
 def test_a_model_that_was_named_is_taken_whatever_the_picture(tmp_path):
