@@ -150,7 +150,7 @@ def inversions() -> list[tuple[str, pd.DataFrame, str]]:
 
 @dataclass(frozen=True)
 class Speed:
-    """One stored benchmark: its JSON, its table, and the picture beside it."""
+    """One stored benchmark: its JSON, its table, and the picture beside it, "" where it has none."""
 
     result: dict[str, Any]
     table: pd.DataFrame
@@ -162,8 +162,9 @@ def read_speeds(kind: str) -> list[Speed]:
     found = []
     for path in sorted((ROOT / "benchmarks" / "results").glob(f"{kind}*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        picture = path.with_suffix(".png").relative_to(ROOT).as_posix()
-        found.append(Speed(result, pd.DataFrame(SPEED_TABLES[kind](result)), picture))
+        picture = path.with_suffix(".png")
+        shown = picture.relative_to(ROOT).as_posix() if picture.is_file() else ""
+        found.append(Speed(result, pd.DataFrame(SPEED_TABLES[kind](result)), shown))
     return found
 
 
