@@ -117,7 +117,8 @@ def load_classifier(path: str | Path) -> tuple[Classifier, float]:
     """A kept classifier in evaluation mode, and its accuracy on the images held out."""
     with safe_open(path, "pt") as file:
         metadata = {key: json.loads(value) for key, value in file.metadata().items()}
-    model = Classifier(metadata["channels"], metadata["num_classes"], metadata["resolution"], metadata["width"])
+    with torch.random.fork_rng(devices=[]):  # a new network draws initial weights
+        model = Classifier(metadata["channels"], metadata["num_classes"], metadata["resolution"], metadata["width"])
     model.load_state_dict(load_file(path))
     return model.eval(), metadata["accuracy"]
 

@@ -39,7 +39,11 @@ def test_what_no_measured_run_tells_is_said_to_be_unknown(measured, capsys):
     assert "time unknown, because no run of preset imagenet128 lies in ablations/results" in text
 
 
-def test_the_repository_holds_measured_runs_of_the_default_preset():
+def test_the_repository_holds_measured_runs_of_the_default_preset(repository, monkeypatch):
+    runs = schedule.measured_runs.__wrapped__
+    monkeypatch.setattr(schedule, "RESULTS", repository / "ablations" / "results")  # no wheel holds them
+    monkeypatch.setattr(schedule, "measured_runs", runs)
+
     def seconds(steps: int) -> float:
         return expected_seconds(Experiment(ROWS["ylg"], Setting(PRESETS["digits"], "paper", "digits", steps, ()), 0))
 
