@@ -3,7 +3,9 @@
 A prediction says what an ideal network could score with these masks; nothing is fitted. ``find``: a cell that a path
 leads to from the marked one names its colour, any other guesses. ``swap``: of one half of the grid as much arrives in
 the other as the maximum flow lets through, the worst of the four ways, and nothing where no path leads; the rest guess.
-``near``: the shares of the colours of independent cells are explained as far as those cells are seen.
+That is min(share of the flow, share of the pairs joined): a bound of both, chosen while the set-up was looked for and
+before the predictions were committed. ``near``: the shares of the colours of independent cells are explained as far as
+those cells are seen.
 """
 
 from collections.abc import Iterator

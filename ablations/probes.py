@@ -6,6 +6,9 @@ the colours in the 5x5 cells round it. Part a: 8x8 cells, 15 patterns by name an
 the patterns by name. Predictions are written before the first run and never change afterwards. A run that is finished
 is never repeated; the same command goes on where it was stopped.
 
+About ten set-ups of network and tasks were tried on seeds 0 to 2, the last two because LTR + RTL fell short of its
+prediction; so those seeds are no evidence, and the results begin with seed 3.
+
     python ablations/probes.py --predict          # write predictions.csv and stop
     python ablations/probes.py --part a           # the runs of part a that are missing, then the table and the picture
     python ablations/probes.py --table            # the table and the picture from the raw results
@@ -36,7 +39,7 @@ from ylg.orders import Grid
 
 RESULTS = Path(__file__).parent / "results" / "probes"
 PARTS: dict[str, tuple[Grid, tuple[ProbeRow, ...]]] = {"a": ((8, 8), NAMED + RANDOM), "b": ((16, 16), NAMED)}
-SEEDS = 3
+SEEDS = (3, 4, 5)
 KEY = ["part", "row", "task", "seed"]
 
 
@@ -68,11 +71,13 @@ def runs(out: Path) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*KEY, "score", "seconds"])
 
 
-def missing(parts: Sequence[str], tasks: Sequence[str], seeds: int, finished: pd.DataFrame) -> list[tuple]:
-    """(part, row, task, seed) of what is still to run, dense attention first: it shows whether a task can be solved."""
+def missing(parts: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], finished: pd.DataFrame) -> list[tuple]:
+    """(part, row, task, seed) of what is still to run: dense attention first, which shows whether a task can be solved,
+    then seed by seed and task by task, so that what is stopped early still compares all rows."""
     done = set(finished[KEY].itertuples(index=False, name=None))
-    asked = [(p, row, task, seed) for p in parts for row in PARTS[p][1] for task in tasks for seed in range(seeds)]
-    return [key for key in asked if (key[0], key[1].name, *key[2:]) not in done]
+    asked = [(p, row, task, seed) for p in parts for seed in seeds for task in tasks for row in PARTS[p][1]]
+    todo = [key for key in asked if (key[0], key[1].name, *key[2:]) not in done]
+    return sorted(todo, key=lambda key: (key[0], key[1].name != "dense"))
 
 
 def train(todo: list[tuple], out: Path, steps: int | None) -> None:
@@ -157,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--part", choices=list(PARTS), nargs="+", default=list(PARTS), help="default: both")
     add("--task", choices=list(TASKS), nargs="+", default=list(TASKS), help="default: all")
-    add("--seeds", type=int, default=SEEDS, metavar="N", help=f"seeds 0 ... N-1 (default: {SEEDS})")
+    add("--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED", help=f"default: {' '.join(map(str, SEEDS))}")
     add("--steps", type=int, metavar="N", help="of every run (default: the task's own)")
     add("--predict", action="store_true", help="only write the predictions")
     add("--table", action="store_true", help="run nothing; table and picture from the raw results")
@@ -168,9 +173,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     with usage_errors():
-        for name in ("seeds", "steps"):
-            if getattr(options, name) is not None and getattr(options, name) < 1:
-                raise ValueError(f"--{name} {getattr(options, name)} is too small; give 1 or more")
+        if min(options.seeds) < 0:
+            raise ValueError(f"--seeds {min(options.seeds)} is negative; give 0 or more")
+        if options.steps is not None and options.steps < 1:
+            raise ValueError(f"--steps {options.steps} is too small; give 1 or more")
         if options.steps and options.out == RESULTS:
             raise ValueError("--steps makes other runs than those of the results; give an --out of their own")
         predicted(options.out)

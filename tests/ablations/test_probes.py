@@ -104,9 +104,10 @@ def folder(tmp_path, monkeypatch):
 
 def test_finished_runs_are_not_repeated_and_the_table_comes_from_the_raw_results(folder, capsys):
     out, calls = folder
-    probes.main(["--part", "a", "--task", "find", "--seeds", "2", "--out", str(out)])
-    assert len(calls) == 4 * 2 and calls[0] == ("dense", "find", (4, 4), 0)
-    probes.main(["--task", "find", "--seeds", "2", "--out", str(out)])
+    probes.main(["--part", "a", "--task", "find", "--seeds", "3", "5", "--out", str(out)])
+    assert len(calls) == 4 * 2
+    assert calls[0] == ("dense", "find", (4, 4), 3) and calls[1] == ("dense", "find", (4, 4), 5)
+    probes.main(["--task", "find", "--seeds", "3", "5", "--out", str(out)])
     assert len(calls) == 4 * 2 + 2 * 2 and len(set(calls)) == len(calls)
     table = (out / "table.md").read_text()
     (out / "table.md").unlink()
@@ -131,7 +132,8 @@ def test_predictions_are_written_before_the_first_run_and_must_stay(folder, caps
     ("options", "words"),
     [
         (["--table"], "holds no finished run"),
-        (["--seeds", "0"], "--seeds 0 is too small"),
+        (["--seeds", "3", "-1"], "--seeds -1 is negative"),
+        (["--steps", "0"], "--steps 0 is too small"),
     ],
 )
 def test_a_mistake_is_one_line(folder, options, words, capsys):
