@@ -9,21 +9,19 @@ for every query where each head of both networks looks. Several give a folder ea
 """
 
 import argparse
-import json
 import sys
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from analysis.fitting_model import DEFAULT_CHOICE, fitting_model
+from analysis.inversion.config import METHODS, PRESETS, InversionConfig, LossConfig
 from analysis.inversion.distances import Distance, choose_distance
-from analysis.inversion.loss import METHODS, InversionLoss, LossConfig
+from analysis.inversion.job import Job
+from analysis.inversion.loss import InversionLoss
 from analysis.inversion.photograph import CROPS, Crop
-from analysis.inversion.report import TUNED, shorten, summary, write_inversion
-from analysis.inversion.search import PRESETS, InversionConfig, invert
-from analysis.inversion.table import beside_held_out, rows_of, write_tables
+from analysis.inversion.report import shorten
+from analysis.inversion.table import rows_of, write_tables
 from analysis.inversion.targets import (
     Target,
     brightness_warning,
@@ -34,10 +32,9 @@ from analysis.inversion.targets import (
     held_out,
 )
 from analysis.loading import Model, add_model_arguments
-from sagan_base.checkpoint import model_file
 from sagan_base.cli import INTERRUPTED, Parser, usage_errors, writable_folder
 from sagan_base.options import argument_kind
-from sagan_base.provenance import command_line, provenance
+from sagan_base.provenance import command_line
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -146,89 +143,6 @@ def targets_of(arguments: argparse.Namespace, model: Model, crop: Crop) -> tuple
     return targets, refused
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One inversion to do, and where its files go.
-
-    Attributes:
-        other: whose saliency weighs, for the method "other-image": the next target, or a generated image.
-        label: the class that is given; None searches it.
-        warnings: shown on the page.
-    """
-
-    model: Model
-    distance: Distance
-    target: Target
-    other: Target
-    config: InversionConfig
-    label: int | None
-    out: Path
-    warnings: tuple[str, ...] = ()
-
-    def request(self) -> dict[str, Any]:
-        """What decides the result, to recognise it again."""
-        file = model_file(self.model.path)
-        request = {
-            "config": asdict(self.config),
-            "label": self.label,
-            "target": self.target.fingerprint,
-            "weights": [file.name, file.stat().st_size, int(file.stat().st_mtime)],
-            "chosen_by": self.distance.name,
-        }
-        if self.config.loss.method == "other-image":
-            request["other"] = self.other.fingerprint
-        return json.loads(json.dumps(request))
-
-    def done_before(self) -> dict[str, Any] | None:
-        """The numbers in the folder, where they are of this very request."""
-        try:
-            numbers = json.loads((self.out / "metrics.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        same = isinstance(numbers, dict) and numbers.get("request") == self.request()
-        return numbers if same and numbers["stopped"] != "interrupted" else None
-
-    def run(self) -> dict[str, Any]:
-        """Invert and write the folder; returns the numbers. ``stopped`` says whether Ctrl-C ended it.
-
-        Raises:
-            KeyboardInterrupt: before there was anything to keep.
-        """
-        model, config = self.model, self.config
-        with _Progress() as progress:
-            inversion = invert(
-                model.generator, model.discriminator, self.target.image, config, self.distance, self.label, progress,
-                self.other.image,
-            )  # fmt: skip
-        numbers = summary(model, self.target, inversion, self.distance, class_given=self.label is not None)
-        numbers |= {"request": self.request(), "provenance": provenance(config.seed)}
-        compared = None
-        if self.target.source == "file":
-            compared = beside_held_out(model, config.loss.method, self.distance.name, numbers[self.distance.name])
-        warnings = [*self.warnings, *([compared] if compared else [])]
-        size = write_inversion(model, self.target, inversion, numbers, self.out, warnings)
-        given = "given" if self.label is not None else "found"
-        print(
-            f"  {config.loss.method}: class {model.class_name(inversion.label)} ({given}); restart {inversion.chosen} "
-            f"of {len(inversion.latents)}, chosen by {self.distance.name}; {len(inversion.losses)} steps "
-            f"({inversion.stopped}), {inversion.seconds:.1f} s\n  {self.line(numbers)}"
-        )
-        if compared:
-            print(f"  {compared}")
-        if inversion.stopped == "losses not finite":
-            print("warning: the codes ran away; a smaller --learning-rate is the remedy", file=sys.stderr)
-        if TUNED in numbers:
-            print(f"  {TUNED}: {self.line(numbers[TUNED])}")
-        files = "reconstruction.png, comparison.png, latent.npz, metrics.json"
-        print(f"  wrote {shorten(self.out / 'explorer.html')} ({size / 1e6:.1f} MB), {files}")
-        return numbers
-
-    def line(self, numbers: dict[str, Any]) -> str:
-        parts = [f"PSNR {numbers['psnr']:.2f} dB", f"SSIM {numbers['ssim']:.3f}"]
-        names = (self.distance.name, "feature distance", "latent error")
-        return ", ".join(parts + [f"{name} {numbers[name]:.3f}" for name in names if name in numbers])
-
-
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     with usage_errors():
@@ -306,31 +220,16 @@ def _files(picture: Path | None) -> list[Path]:
 
 
 def _heading(model: Model, config: InversionConfig, distance: Distance) -> list[str]:
+    chosen_by = "its loss" if config.choose == "loss" else f"{distance.name}, which was not minimised"
     return [
         f"{model.describe()}.",
         "",
         f"`{command_line()}`",
         "",
         f"{config.restarts} restarts from the best of {max(config.draws, config.restarts)} draws, up to {config.steps} "
-        f"steps; the restart is chosen by {distance.name}, which was not minimised. The feature distance favours "
-        "the methods that minimise features, PSNR the one that minimises pixels.",
+        f"steps; the restart is chosen by {chosen_by}. The feature distance favours the methods that minimise "
+        "features, PSNR the one that minimises pixels.",
     ]
-
-
-class _Progress(tqdm):
-    """One bar for the stages of an inversion in turn, with its rate, time left and the lowest loss."""
-
-    def __init__(self) -> None:
-        super().__init__(leave=False)
-        self.stage = ""
-
-    def __call__(self, stage: str, done: int, total: int, loss: float) -> None:
-        if stage != self.stage:
-            self.stage = stage
-            self.set_description(f"  {stage}", refresh=False)
-            self.reset(total)
-        self.set_postfix(loss=f"{loss:.4g}", refresh=False)
-        self.update(done - self.n)
 
 
 if __name__ == "__main__":

@@ -7,65 +7,14 @@ whether saliency says anything of the image: uniform attention over the mask, an
 search.py.
 """
 
-from dataclasses import dataclass, field, fields
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from analysis.inversion.config import WEIGHTED, LossConfig
 from analysis.inversion.saliency import saliency_maps
 from sagan_base.attention_health import Maps
-
-METHODS = ("saliency", "features", "pixel", "uniform", "other-image")
-WEIGHTED = ("saliency", "uniform", "other-image")
-FEATURES = ("attention", "blocks")
-NORMS = ("restart", "batch", "l1")
-WEIGHTINGS = ("per-head", "mean")
-
-
-def option(default: Any, about: str, choices: tuple[str, ...] = ()) -> Any:
-    """A field of a configuration: ``about`` says what it means, to who reads the class and in the command's help."""
-    return field(default=default, metadata={"about": about, "choices": choices})
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Which distance.
-
-    ``features`` of "blocks" are each divided by their root mean square, so that none outweighs the others (as Pan et
-    al., arXiv:2003.13659, compare all depths); saliency is resized to each. ``norm`` of "restart" gives every image of
-    the batch its own Euclidean norm, so that restarts do not share a gradient, as in the published Frobenius norm over
-    the "batch", in which a restart that is far off shrinks the others' steps.
-    """
-
-    method: str = option("saliency", "the paper's, a baseline, or a control of what weighs", METHODS)
-    features: str = option(
-        "attention", "those before the first attention layer (published), or the outputs of all blocks", FEATURES
-    )
-    heads: tuple[int, ...] | None = option(None, "heads that weigh; by default the first half, as published")
-    weighting: str = option("per-head", "a norm per head (published), or one with their mean saliency", WEIGHTINGS)
-    norm: str = option("restart", "per restart, over the whole batch (published), or L1 per restart", NORMS)
-
-    def __post_init__(self) -> None:
-        for name, choices in ((f.name, f.metadata["choices"]) for f in fields(self)):
-            if choices and getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
-        if self.heads is not None and not self.heads:
-            raise ValueError("heads is empty; name at least one, or leave it out for the published half")
-
-    def heads_of(self, discriminator: nn.Module) -> tuple[int, ...]:
-        """The heads of its first attention layer that weigh, or would.
-
-        Raises:
-            ValueError: one of them does not exist.
-        """
-        num_heads = next(iter(discriminator.attention_layers().values())).num_heads
-        heads = self.heads or tuple(range(max(num_heads // 2, 1)))
-        wrong = [head for head in heads if not 0 <= head < num_heads]
-        if wrong:
-            raise ValueError(f"heads={wrong} do not exist; the discriminator has heads 0 to {num_heads - 1}")
-        return heads
 
 
 class InversionLoss:
@@ -114,7 +63,7 @@ class InversionLoss:
         else:
             _, attention = self.discriminator.attention_features(image)
         attention = attention[:, list(self.config.heads_of(self.discriminator))]
-        maps = [saliency_maps(attention, tuple(features.shape[-2:])) for features in self.real]
+        maps = [saliency_maps(attention, tuple(features.shape[-2:]), self.config.queries) for features in self.real]
         return maps if self.config.weighting == "per-head" else [m.mean(1, keepdim=True) for m in maps]
 
     def terms(self, images: Tensor) -> Tensor:
@@ -128,8 +77,10 @@ class InversionLoss:
             summed = per_location.sum((-2, -1))
             if self.config.features == "blocks":
                 summed = summed / fake[0].numel()
-            # An exact match has norm 0, where the square root's gradient is infinite: there it is taken as 0.
-            norms.append(summed if power == 1 else summed.clamp(min=torch.finfo(summed.dtype).tiny).sqrt())
+            if self.config.norm not in ("l1", "squared"):
+                # An exact match has norm 0, where the square root's gradient is infinite: there it is taken as 0.
+                summed = summed.clamp(min=torch.finfo(summed.dtype).tiny).sqrt()
+            norms.append(summed)
         return torch.cat(norms, dim=1)
 
     def per_image(self, terms: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from analysis.explorer import Curve, Page, discriminator_views, generator_views, write_page
+from analysis.inversion.config import WEIGHTED
 from analysis.inversion.distances import Distance, decibels, psnr, ssim
-from analysis.inversion.loss import WEIGHTED
 from analysis.inversion.saliency import saliency_maps
 from analysis.inversion.search import Inversion
 from analysis.inversion.targets import Target
@@ -179,7 +179,7 @@ def inversion_page(
     searched = (
         f"{len(inversion.latents)} restarts from the best of {len(inversion.draw_losses)} random codes, "
         f"{len(inversion.losses)} steps, ended by: {inversion.stopped}; restart {inversion.chosen} was chosen by "
-        f"{inversion.chosen_by}, which was not minimised"
+        f"{inversion.chosen_by}{', which was not minimised' if inversion.config.choose == 'distance' else ''}"
     )
     return Page(
         title=f"Inversion of {target.name}",

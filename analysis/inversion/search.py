@@ -1,81 +1,37 @@
 """Inversion: find the latent code of which a generator makes a given image, guided by the discriminator.
 
 One call inverts one image with many restarts in one batch: draw several hundred codes, keep the best (and the best
-classes, where the class is unknown), follow the loss of loss.py by Adam, and choose among the restarts by a
-distance that was not minimised. ``PRESETS["published"]`` is the authors' program: 8 random starts, 1000 plain steps.
-Read next: report.py, what is written; ../invert.py, the command.
+classes, where the class is unknown), follow the loss of loss.py by Adam, and choose among the restarts, by
+a distance that was not minimised unless the loss is to choose. Read next: job.py, what is written; ../invert.py, the
+command.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from analysis.inversion.config import InversionConfig
 from analysis.inversion.distances import Distance
 from analysis.inversion.lookahead import Lookahead
-from analysis.inversion.loss import InversionLoss, LossConfig, option
+from analysis.inversion.loss import InversionLoss
+from analysis.inversion.tuning import tune
 from sagan_base.sampling import to_uint8
-
-
-@dataclass(frozen=True)
-class InversionConfig:
-    """Every choice of an inversion. What tuning the generator gives is kept apart from a reconstruction by z alone."""
-
-    loss: LossConfig = field(default_factory=LossConfig)
-    steps: int = option(300, "optimisation steps")
-    restarts: int = option(8, "codes optimised side by side")
-    draws: int = option(512, "random codes scored first by the same loss; the best become restarts")
-    classes: int = option(3, "the restarts are shared among so many of the best classes, where none is given")
-    learning_rate: float = option(0.07, "of Adam")
-    ramp_up: float = option(0.05, "part of the steps over which the rate rises linearly")
-    ramp_down: float = option(0.25, "part of the steps over which it falls along a cosine")
-    lookahead: int = option(0, "k of Lookahead; 0 leaves it out, as the published program does in effect")
-    lookahead_alpha: float = option(0.5, "how far Lookahead's slow weights move")
-    clamp: float = option(3.0, "largest absolute entry of z; 0 leaves z free")
-    noise: float = option(0.0, "standard deviation of noise on z at the start; falls to 0 over 3/4 of the steps")
-    patience: int = option(100, "stop when the sum of the restarts' losses has not fallen for so many steps; 0 never")
-    tune_steps: int = option(0, "steps of a further stage, which adapts the generator's weights to this one image")
-    tune_learning_rate: float = option(1e-3, "of the stage of --tune-generator")
-    seed: int = option(0, "of all random draws")
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "restarts", "classes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not positive")
-        for name in ("draws", "lookahead", "clamp", "noise", "patience", "tune_steps", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} is negative")
-        for name in ("learning_rate", "tune_learning_rate"):
-            if not 0 < getattr(self, name) <= 1e30:  # Adam divides it further, within float32
-                raise ValueError(f"{name}={getattr(self, name)} is not a positive number up to 1e30")
-        if self.ramp_up < 0 or self.ramp_down < 0 or not self.ramp_up + self.ramp_down <= 1:
-            raise ValueError(f"ramp_up={self.ramp_up} and ramp_down={self.ramp_down} are not parts of the steps")
-        if not 0 < self.lookahead_alpha <= 1:
-            raise ValueError(f"lookahead_alpha={self.lookahead_alpha} is not in (0, 1]; the published value is 0.5")
-
-
-PRESETS = {
-    "default": InversionConfig(),
-    "published": InversionConfig(
-        loss=LossConfig(norm="batch"), steps=1000, draws=0, ramp_up=0.0, ramp_down=0.0, clamp=0.0, patience=0
-    ),
-}
 
 
 @dataclass(eq=False)
 class Inversion:
-    """The outcome of an inversion. R restarts; ``chosen`` is the one with the smallest ``distances``.
+    """The outcome of an inversion. R restarts, of which ``chosen`` counts.
 
     Attributes:
         latents [R, d], labels [R], images [R, C, H, W]: of each restart at its lowest loss.
         losses, pixel_distances: [steps, R], at each step; the second is the mean squared difference of pixels.
         frames: (step, images [R, C, H, W] uint8) at up to 48 evenly spaced steps, and the last one.
-        distances: [R], by the distance named ``chosen_by``, which was not minimised.
+        distances: [R], by the distance named ``distance``, which was not minimised.
         draw_losses: [draws], of the random codes; draw_labels their classes.
         stopped: why it ended: "steps", "no improvement", "interrupted", or "losses not finite" (a learning rate far too
             large lets the codes run away; the best before is kept).
@@ -90,7 +46,7 @@ class Inversion:
     pixel_distances: np.ndarray
     frames: list[tuple[int, Tensor]]
     distances: Tensor
-    chosen_by: str
+    distance: str
     draw_losses: Tensor
     draw_labels: Tensor
     stopped: str
@@ -100,7 +56,15 @@ class Inversion:
 
     @property
     def chosen(self) -> int:
-        return int(self.distances.argmin())
+        """The restart of the smallest distance, or of the lowest loss, as ``config.choose`` says."""
+        if self.config.choose == "distance":
+            return int(self.distances.argmin())
+        finite = np.where(np.isfinite(self.losses), self.losses, np.inf)
+        return int(finite.min(0, initial=np.inf).argmin())  # before the first step the best draw, which is the first
+
+    @property
+    def chosen_by(self) -> str:
+        return "its loss" if self.config.choose == "loss" else self.distance
 
     @property
     def image(self) -> Tensor:
@@ -130,7 +94,7 @@ def invert(
     Args:
         generator, discriminator: in evaluation mode; neither is changed.
         image: real image [C, R, R] in [-1, 1].
-        distance: by which the restart is chosen.
+        distance: measures the restarts, and chooses one unless ``config`` says that the loss does.
         label: class of the image; None searches all classes.
         report: called as (stage, steps done, steps in all, lowest loss).
         other: another image [C, R, R], for the method "other-image".
@@ -153,7 +117,9 @@ def invert(
             raise
     result = search.result(distance, stopped)
     if config.tune_steps and stopped != "interrupted":
-        _tune(generator, loss, real, result, report)
+        code, label = (each[result.chosen][None].to(device) for each in (result.latents, result.labels))
+        tuned, losses, cut = tune(generator, loss, real, code, label, config, report)
+        result = replace(result, tuned=tuned, tuned_losses=losses, stopped="interrupted" if cut else stopped)
     return replace(result, seconds=time.monotonic() - started)
 
 
@@ -293,7 +259,7 @@ class _Search:
             pixel_distances=np.array(self.pixels).reshape(-1, restarts),
             frames=frames,
             distances=distance(images, self.real).cpu().nan_to_num(nan=math.inf),
-            chosen_by=distance.name,
+            distance=distance.name,
             draw_losses=self.draw_losses,
             draw_labels=self.draw_labels,
             stopped=stopped,
@@ -306,34 +272,3 @@ def _ramp(progress: float, config: InversionConfig) -> float:
     up = min(1.0, progress / config.ramp_up) if config.ramp_up else 1.0
     down = min(1.0, (1 - progress) / config.ramp_down) if config.ramp_down else 1.0
     return up * (0.5 - 0.5 * math.cos(math.pi * down))
-
-
-def _tune(generator: nn.Module, loss: InversionLoss, real: Tensor, result: Inversion, report: Callable) -> None:
-    """Adapt a copy of the generator to this one image (as Pan et al., arXiv:2003.13659, do after finding z).
-
-    Minimises the inversion's loss plus the mean squared difference of pixels, each relative to its value before; the
-    code moves too. Batch statistics stay as stored. Ctrl-C keeps what there is.
-    """
-    config = result.config
-    tuned = deepcopy(generator).requires_grad_(True)
-    code = result.latent[None].to(real.device).clone().requires_grad_(True)
-    label = result.labels[result.chosen : result.chosen + 1].to(real.device)
-    moving = [*tuned.parameters(), code]
-    adam = torch.optim.Adam(moving, lr=config.tune_learning_rate)
-    scale, lowest = None, math.inf
-    try:
-        for step in range(config.tune_steps):
-            image = tuned(code, label)
-            parts = torch.stack([loss.objective(loss.terms(image)), (image - real).square().mean()])
-            # What is matched already has nothing to be relative to.
-            scale = parts.detach().clamp(min=torch.finfo(parts.dtype).tiny) if scale is None else scale
-            value = (parts / scale).sum()
-            result.tuned_losses.append(float(value.detach()))
-            if float(value.detach()) < lowest:
-                lowest, result.tuned = float(value.detach()), image.detach()[0].cpu()
-            report("tuning", step + 1, config.tune_steps, lowest)
-            adam.zero_grad()
-            value.backward(inputs=moving)
-            adam.step()
-    except KeyboardInterrupt:
-        result.stopped = "interrupted"

@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 
 from analysis import invert as command
+from analysis.inversion import job
+from analysis.inversion.config import PRESETS, InversionConfig, LossConfig
 from analysis.inversion.distances import Distance, ssim_distance
-from analysis.inversion.loss import LossConfig
 from analysis.inversion.photograph import Crop
 from analysis.inversion.report import comparison, inversion_page, similarity, summary
-from analysis.inversion.search import PRESETS, InversionConfig
+from analysis.inversion.search import invert
 from analysis.inversion.table import beside_held_out, summaries
 from analysis.inversion.targets import files_in, from_file, from_folder, generated
 from analysis.loading import load_model
@@ -182,13 +183,13 @@ def test_an_interruption_keeps_the_best_so_far_and_says_so(checkpoint, picture, 
         if stage == "optimising" and done == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(command._Progress, "__call__", interrupted)
+    monkeypatch.setattr(job.Progress, "__call__", interrupted)
     out = tmp_path / "out"
     assert run(picture, "--checkpoint", checkpoint, "--out", out, *QUICK) == 130
     assert {path.name for path in out.iterdir()} == FILES
     assert json.loads((out / "metrics.json").read_text())["stopped"] == "interrupted"
     assert "the best so far is kept" in capsys.readouterr().err
-    monkeypatch.setattr(command._Progress, "__call__", lambda *_: None)
+    monkeypatch.setattr(job.Progress, "__call__", lambda *_: None)
     assert run(picture, "--checkpoint", checkpoint, "--out", out, *QUICK) == 0  # an interrupted one is done again
     assert json.loads((out / "metrics.json").read_text())["stopped"] == "steps"
 
@@ -280,7 +281,7 @@ def chosen_last(checkpoint):
     (target,) = generated(model, 1, seed=3)
     config = InversionConfig(LossConfig(heads=(1, 6)), steps=3, restarts=3, draws=12)
     prefer_last = Distance("last", lambda images, reference: -torch.arange(len(images)).float())
-    found = command.invert(model.generator, model.discriminator, target.image, config, prefer_last, target.label)
+    found = invert(model.generator, model.discriminator, target.image, config, prefer_last, target.label)
     assert found.chosen == 2
     return model, target, found, summary(model, target, found, prefer_last, class_given=True)
 

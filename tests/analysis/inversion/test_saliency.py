@@ -18,6 +18,12 @@ def test_saliency_is_the_column_sum_over_the_number_of_non_zero_entries():
                 assert float(ours[batch, head, key]) == pytest.approx(sum(column) / count if count else 0.0)
 
 
+def test_over_all_queries_saliency_is_the_mean_of_the_column():
+    attention = torch.rand(2, 3, 8, 4) * (torch.rand(2, 3, 8, 4) < 0.6)
+    torch.testing.assert_close(saliency(attention, "all"), attention.mean(-2))
+    assert not torch.allclose(saliency(attention, "all"), saliency(attention))
+
+
 def test_a_key_that_nobody_attends_to_has_saliency_zero_and_not_nan():
     attention = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     assert saliency(attention).tolist() == [1.0, 0.0]

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.inversion.config import PRESETS, InversionConfig, LossConfig
 from analysis.inversion.distances import ssim_distance
 from analysis.inversion.lookahead import Lookahead
-from analysis.inversion.loss import InversionLoss, LossConfig
+from analysis.inversion.loss import InversionLoss
 from analysis.inversion.saliency import saliency_maps
-from analysis.inversion.search import PRESETS, InversionConfig, _ramp, invert
+from analysis.inversion.search import _ramp, invert
 from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator
 from ylg import head_masks
@@ -159,6 +160,18 @@ def test_the_controls_weigh_as_uniform_attention_or_another_image_would(model):
         InversionLoss(discriminator, real, LossConfig(method="other-image"))
 
 
+def test_the_equations_norm_is_the_square_of_each_heads_own_and_its_saliency_divides_by_all_queries(model):
+    generator, discriminator = model
+    real, fake = (picture(generator, seed=seed)[None] for seed in (5, 6))
+    losses = [InversionLoss(discriminator, real, LossConfig(norm=norm)) for norm in ("restart", "squared")]
+    own, squared = (loss.terms(fake) for loss in losses)
+    torch.testing.assert_close(squared, own.square())
+    loss = InversionLoss(discriminator, real, LossConfig(queries="all"))
+    _, attention = discriminator.attention_features(real)
+    expected = attention[:, : loss.weights[0].shape[1]].mean(-2).unflatten(-1, (4, 4))
+    torch.testing.assert_close(loss.weights[0][..., ::2, ::2], expected)
+
+
 def test_restarts_do_not_share_a_gradient_under_their_own_norms_and_do_under_the_published_one(model):
     generator, discriminator = model
     real, labels = picture(generator)[None], torch.tensor([1, 1])
@@ -288,6 +301,17 @@ def test_the_restart_is_chosen_by_the_distance_and_not_by_the_loss(model):
     assert found.chosen == 2
     assert found.chosen_by == "last"
     assert torch.equal(found.latent, found.latents[2])
+
+
+def test_the_loss_chooses_the_restart_where_it_is_asked_to(model):
+    from analysis.inversion.distances import Distance
+
+    worst = Distance("worst", lambda images, reference: -torch.arange(len(images)).float())
+    found = invert(*model, picture(model[0]), replace(QUICK, choose="loss", restarts=4, steps=4), worst, label=0)
+    assert found.chosen == int(found.losses.min(0).argmin())
+    assert found.chosen_by == "its loss"
+    found.losses[:, found.chosen] = np.nan  # a code that ran away is not chosen
+    assert np.isfinite(found.losses[:, found.chosen]).all()
 
 
 def test_the_clamp_holds_and_the_published_preset_leaves_z_free(model):
