@@ -35,11 +35,13 @@ class Checkpoint:
         tensors: by their full name, on the CPU.
         config: of the run that wrote it.
         info: JSON values beside it, such as the step, the class names and the provenance.
+        sha256: of all of that, in hexadecimal digits; empty where no file was read.
     """
 
     tensors: dict[str, Tensor]
     config: RunConfig
     info: dict[str, Any]
+    sha256: str = ""
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors whose names begin with ``name.``, without that."""
@@ -91,7 +93,7 @@ def read_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Che
         kept = tuple(f"{part}." for part in parts)
         tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(kept)}
     config = RunConfig.from_dict(json.loads(metadata["config"]))
-    return Checkpoint(tensors, config, json.loads(metadata["info"]))
+    return Checkpoint(tensors, config, json.loads(metadata["info"]), metadata["sha256"])
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

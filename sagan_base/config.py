@@ -272,12 +272,16 @@ OPERATIONAL_FIELDS = frozenset(
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run: network, recipe, training and the data's name (as given to ``load_data``)."""
+    """A whole run: network, recipe, training, the data's name (as given to ``load_data``) and where weights start.
+
+    ``init_from`` names the checkpoint that the networks start from (see init_from.py); None means from random ones.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     recipe: Recipe = field(default_factory=Recipe)
     training: TrainConfig = field(default_factory=TrainConfig)
     data: str = "digits"
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
         # The recipe decides the numerics; the network carries them so that a model file is complete by itself.
@@ -310,7 +314,7 @@ class RunConfig:
 LATER_FIELDS = {
     "head_dim_qk": None, "head_dim_v": None, "qk_norm": False, "temperature": 4.0, "scale": 1.0,
     "spectral_projections": True,
-    "augment": [], "temperature_lr_factor": 1.0,
+    "augment": [], "temperature_lr_factor": 1.0, "init_from": None,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from sagan_base.checkpoint import model_file
 from sagan_base.cli import Parser, usage_errors
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
@@ -99,6 +100,16 @@ def resolve_model(name: str | None = None) -> Path:
             f"{path} has SHA-256 {digest[:12]}..., its card says {card.sha256[:12]}...; reinstall the package"
         )
     return path
+
+
+def find_model(given: str | Path) -> Path:
+    """A file or a run's folder, or the name of a shipped model where there is no such path.
+
+    Raises:
+        FileNotFoundError: it is neither, or a folder without a model.
+        ValueError: as ``resolve_model``.
+    """
+    return resolve_model(str(given)) if str(given) in model_names() and not Path(given).exists() else model_file(given)
 
 
 def main(argv: list[str] | None = None) -> None:

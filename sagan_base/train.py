@@ -10,17 +10,21 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from sagan_base.blocks import check_attention
+from sagan_base.checkpoint import read_checkpoint
 from sagan_base.cli import Parser, find_device, usage_errors, writable_folder
 from sagan_base.config import ModelConfig, RunConfig
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes, processes
 from sagan_base.generator import Generator
+from sagan_base.init_from import Start
 from sagan_base.metrics.evaluate import check_evaluation, evaluate
 from sagan_base.metrics.features import FEATURES, features_label
 from sagan_base.metrics.names import column
+from sagan_base.models import find_model
 from sagan_base.options import add_config_options, config_from_options
 from sagan_base.run_folder import SAMPLES_FILE
 from sagan_base.training import TrainingInterrupted, TrainingRun, TrainingStopped, TrainResult
@@ -47,6 +51,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-samples", type=int, metavar="N", help="samples of an evaluation (default: as many as data)"
     )
+    parser.add_argument(
+        "--init-from", type=Path, metavar="MODEL", help="start from the weights of a .safetensors file, a run's folder "
+        "or a shipped model, also of other data, classes or resolution (see sagan_base/init_from.py)"
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the configuration as JSON and stop")
     add_config_options(parser)
     return parser
@@ -88,6 +96,10 @@ def _prepare(arguments: argparse.Namespace, group: Processes) -> TrainingRun | N
     with group.first_before_others():
         data = load_data(arguments.data, resolution, getattr(arguments, "image_channels", None), cache=arguments.cache)
     config = config_from_options(arguments, arguments.data, image_channels=data.channels, num_classes=data.num_classes)
+    start = None
+    if arguments.init_from is not None:
+        start = Start(read_checkpoint(find_model(arguments.init_from)), data.class_names)
+        config = replace(config, init_from=str(start))
     if arguments.dry_run:
         if group.is_first:
             print(json.dumps(config.to_dict(), indent=2))
@@ -96,11 +108,13 @@ def _prepare(arguments: argparse.Namespace, group: Processes) -> TrainingRun | N
         check_evaluation(data, arguments.features, arguments.num_samples, arguments.inception_weights)
     out = arguments.out or default_folder(config)
     measured = arguments.features and column("FD", features_label(arguments.features, data))
-    run = TrainingRun(config, data, out, group, _evaluation(arguments, data), evaluated_as=measured)
+    run = TrainingRun(config, data, out, group, _evaluation(arguments, data), evaluated_as=measured, start=start)
     if group.is_first:
         writable_folder("--out", out)
         where = f"{group.count} processes, " if group.count > 1 else ""
         print(f"{data.describe()}\nrun: {out}, {where}{group.device.type}, {parameters(run)}", flush=True)
+        if run.started:
+            print(f"starting from {start}\n{run.started}", flush=True)
     return run
 
 

@@ -37,6 +37,7 @@ from sagan_base.distributed import Processes, processes
 from sagan_base.draws import labels, latents, stream
 from sagan_base.files import save_image
 from sagan_base.generator import Generator
+from sagan_base.init_from import Start
 from sagan_base.metrics.names import leading
 from sagan_base.provenance import provenance
 from sagan_base.run_folder import (
@@ -105,6 +106,7 @@ def train(
     progress: bool = True,
     device: str | torch.device | None = None,
     evaluated_as: str | None = None,
+    start: Start | None = None,
 ) -> TrainResult:
     """Train until ``config.training.steps``, from the newest good checkpoint in ``out`` where there is one.
 
@@ -119,13 +121,14 @@ def train(
         device: a GPU where there is one by default.
         evaluated_as: the value of ``evaluate`` whose presence in the log tells that a step was evaluated; by default
             any line beside that of the losses. A finished run that lacks it is evaluated now.
+        start: the weights that a new run starts from, those that ``config.init_from`` names.
     Raises:
         ValueError: data or folder do not fit the configuration; raised before any work.
         TrainingStopped: the losses are not finite or the discriminator collapsed; the last good checkpoint is kept.
         TrainingInterrupted: (a KeyboardInterrupt) SIGINT or SIGTERM arrived; a checkpoint was written.
     """
     with processes(device) as group:
-        return TrainingRun(config, data, Path(out), group, evaluate, progress, evaluated_as).train()
+        return TrainingRun(config, data, Path(out), group, evaluate, progress, evaluated_as, start).train()
 
 
 def check_data(config: RunConfig, data: ImageData) -> None:
@@ -172,8 +175,11 @@ class TrainingRun:
         evaluate: Evaluate | None = None,
         progress: bool = True,
         evaluated_as: str | None = None,
+        start: Start | None = None,
     ) -> None:
         check_data(config, data)
+        if config.init_from != (start and str(start)):
+            raise ValueError(f"init_from={config.init_from!r}, but the weights given as start are {start}; give both")
         self.config, self.data, self.out, self.group = config, data, out, group
         self.evaluate, self.progress, self.evaluated_as = evaluate, progress and group.is_first, evaluated_as
         self.folder = out / CHECKPOINT_FOLDER
@@ -187,8 +193,11 @@ class TrainingRun:
         self.best: dict[str, float] | None = None  # step and Fréchet distance of best.safetensors
         self.window = torch.zeros(len(LOSSES), device=group.device)  # sums since the last log line
         self.window_start, self.window_seconds = 0, 0.0
+        self.started = ""
         if newest is not None:
             self._resume(newest)
+        elif start is not None:
+            self.started = self.updates.start_from(start)
         self.resumed_from = self.saved_step = self.step
 
     def _read_folder(self) -> tuple[str | None, Checkpoint | None]:

@@ -22,6 +22,7 @@ from sagan_base.config import RunConfig
 from sagan_base.distributed import Processes
 from sagan_base.draws import image_indices, labels, latents, stream
 from sagan_base.ema import GeneratorEMA
+from sagan_base.init_from import Start
 from sagan_base.losses import discriminator_hinge_loss, generator_hinge_loss
 
 # index [B] -> (images [B, C, R, R] in [-1, 1], labels [B]), on the device
@@ -200,6 +201,12 @@ class Updates:
             ("discriminator_optimizer", self.discriminator, self.discriminator_optimizer),
         ):
             _load_optimizer_state(network, optimizer, checkpoint.part(name))
+
+    def start_from(self, start: Start) -> str:
+        """Begin with the weights of another run; returns what was taken, for a person. ValueError where none fit."""
+        taken = start.fill(self.generator, "generator", ("generator", "ema"))
+        start.fill(self.ema.module, "generator", ("ema",))
+        return f"{taken}\n{start.fill(self.discriminator, 'discriminator', ('discriminator',))}"
 
     def gains(self) -> dict[str, Tensor]:
         """The residual gain of each attention layer, by its name."""
