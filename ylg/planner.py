@@ -4,8 +4,9 @@ A tile is a set of queries that load one common list of keys and mask inside it.
 found from the mask itself, never from a pattern's name:
 
 1. rows with the same keys are one *class* (a pooled alignment makes four queries of every mask row);
-2. classes are put in an order that keeps overlapping rows together (reverse Cuthill-McKee on the bipartite graph
-   of classes and keys; hubs, such as relays or a class token, are set aside because they connect everything);
+2. classes are put in an order that keeps overlapping rows together: reverse Cuthill-McKee on the bipartite graph
+   of classes and keys (hubs, such as relays or a class token, are set aside because they connect everything), or
+   Morton order on the grid of their keys, for neighbourhoods;
 3. that order is cut into tiles of least cost (scores computed, keys gathered, tiles started), by dynamic programming
    and, since tiles of one shape run together, also evenly;
 4. tiles of similar shape are padded into one group, as long as padding costs less than another group.
@@ -22,8 +23,10 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
+from ylg.orders import ORDERS
+
 # The cost model counts in scores: one (query, key) entry costs 1.
-KEY_COST = 16  # gathering one key and its value, and scattering their gradients
+KEY_COST = 32  # gathering one key and its value, and scattering their gradients: 16 to 32 by processor and channels
 TILE_COST = 128  # starting one tile: a small matrix product, a GPU program
 GROUP_COST = 8192  # starting one group: a round of operator calls
 MAX_CLASSES = 256  # classes a tile may hold; bounds the dynamic programming
@@ -103,6 +106,7 @@ def _class_orders(classes: sp.csr_array) -> Iterator[np.ndarray]:
     hub_row = row_degree > max(2, 4 * np.median(row_degree))
     yield _band_order(classes, ~hub_row, ~hub_key)
     yield np.arange(count)
+    yield _morton_order(classes)
     if hub_key.any() or hub_row.any():
         yield _band_order(classes, np.ones(count, dtype=bool), np.ones(num_keys, dtype=bool))
 
@@ -114,6 +118,19 @@ def _band_order(classes: sp.csr_array, rows: np.ndarray, keys: np.ndarray) -> np
     graph = sp.block_array([[None, part], [part.T, None]], format="csr")
     found = reverse_cuthill_mckee(sp.csr_matrix(graph), symmetric_mode=True)
     return np.concatenate([use[found[found < use.size]], np.flatnonzero(~rows)])
+
+
+def _morton_order(classes: sp.csr_array) -> np.ndarray:
+    """Order along a Z over the grid of the keys, whose runs are blocks of 2x2, 2x4, 4x4, ... cells to choose from.
+
+    Neighbours on both axes share keys, which no band shows. A class lies where its middle key does, and the grid is as
+    wide as runs of neighbouring keys most often begin apart.
+    """
+    first = classes.indices[np.diff(classes.indices, prepend=-1) != 1]
+    width = 1 + int(np.bincount(np.diff(first).clip(0), minlength=2)[1:].argmax())
+    rank = np.argsort(ORDERS["morton"](-(-classes.shape[1] // width), width))
+    middle = classes.indices[(classes.indptr[:-1] + classes.indptr[1:]) // 2]
+    return np.argsort(rank[middle], kind="stable")
 
 
 def _cuts(classes: sp.csr_array, weight: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
