@@ -71,12 +71,19 @@ def runs(out: Path) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*KEY, "score", "seconds"])
 
 
-def missing(parts: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], finished: pd.DataFrame) -> list[tuple]:
+def missing(options: argparse.Namespace, finished: pd.DataFrame) -> list[tuple]:
     """(part, row, task, seed) of what is still to run: dense attention first, which shows whether a task can be solved,
     then seed by seed and task by task, so that what is stopped early still compares all rows."""
     done = set(finished[KEY].itertuples(index=False, name=None))
-    asked = [(p, row, task, seed) for p in parts for seed in seeds for task in tasks for row in PARTS[p][1]]
-    todo = [key for key in asked if (key[0], key[1].name, *key[2:]) not in done]
+    todo = [
+        (part, row, task, seed)
+        for part in options.part
+        for seed in options.seeds
+        for task in options.task
+        for row in PARTS[part][1]
+        if options.row is None or row.name in options.row
+        if (part, row.name, task, seed) not in done
+    ]
     return sorted(todo, key=lambda key: (key[0], key[1].name != "dense"))
 
 
@@ -162,6 +169,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--part", choices=list(PARTS), nargs="+", default=list(PARTS), help="default: both")
     add("--task", choices=list(TASKS), nargs="+", default=list(TASKS), help="default: all")
+    add("--row", choices=[row.name for row in NAMED + RANDOM], nargs="+", metavar="NAME", help="default: all")
     add("--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED", help=f"default: {' '.join(map(str, SEEDS))}")
     add("--steps", type=int, metavar="N", help="of every run (default: the task's own)")
     add("--predict", action="store_true", help="only write the predictions")
@@ -187,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{options.out / 'predictions.csv'} is written")
         return
     try:
-        train(missing(options.part, options.task, options.seeds, runs(options.out)), options.out, options.steps)
+        train(missing(options, runs(options.out)), options.out, options.steps)
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on with the run that was cut off")
     print(report(options.out))

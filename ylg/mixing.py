@@ -108,7 +108,7 @@ def minimax_fidelity(steps: Steps) -> float:
     """How sharp the worst heard input ever is: the minimum over outputs and inputs of the largest share over passes.
 
     min over (i, j) of max over t >= 1 of W^t[i, j]: 1/n where everything is averaged evenly, 0 where some input is
-    never heard, larger where inputs arrive before they are mixed. From arXiv:2502.06751, section 4, where i is the
+    never heard, larger where inputs arrive before they are mixed. From arXiv:2502.06751, where i is the
     one last vertex of the graph; here it is the worst of the outputs. Passes end where the shares settle, or at
     ``PASSES``.
     """

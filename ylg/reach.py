@@ -6,11 +6,12 @@ patterns.py uses it to refuse patterns that claim full information and lack it.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 from scipy.sparse import csr_array
 
-_BUDGET = 1 << 25  # bytes of temporary storage in one piece of the work
+_BUDGET = 1 << 25  # bytes of bits gathered at once
 
 
 def reached(steps: Sequence[csr_array], before: np.ndarray | None = None) -> np.ndarray:
@@ -23,10 +24,7 @@ def reached(steps: Sequence[csr_array], before: np.ndarray | None = None) -> np.
     Returns:
         uint64 [n, words]; ``np.unpackbits(row.view(np.uint8), count=n)`` is a row of the product.
     """
-    bits = _packed(steps[0]) if before is None else _gathered_or(steps[0], before)
-    for step in steps[1:]:
-        bits = _gathered_or(step, bits)
-    return bits
+    return reduce(_gathered_or, steps, _themselves(steps[0].shape[0]) if before is None else before)
 
 
 def unreachable_pair(steps: Sequence[csr_array]) -> tuple[int, int] | None:
@@ -49,24 +47,18 @@ def count_pairs(bits: np.ndarray) -> int:
     return int(np.unpackbits(bits.view(np.uint8)).sum(dtype=np.int64))
 
 
-def _all_inputs(n: int) -> np.ndarray:
-    row = np.zeros(8 * -(-n // 64), dtype=np.uint8)
-    row[: (n + 7) // 8] = np.packbits(np.ones(n, dtype=bool))
-    return row.view(np.uint64)
-
-
-def _packed(step: csr_array) -> np.ndarray:
-    """The rows of a step as bits: uint64 [n, words]."""
-    n = step.shape[0]
-    rows_at_once = max(1, _BUDGET // n)
-    bits = np.zeros((n, 8 * -(-n // 64)), dtype=np.uint8)
-    for first in range(0, n, rows_at_once):
-        rows = slice(first, first + rows_at_once)
-        bits[rows, : (n + 7) // 8] = np.packbits(step[rows].toarray(), axis=1)
+def _themselves(n: int) -> np.ndarray:
+    """Each position reached by itself alone: uint64 [n, words]."""
+    bits, own = np.zeros((n, 8 * -(-n // 64)), dtype=np.uint8), np.arange(n)
+    bits[own, own // 8] = 128 >> own % 8
     return bits.view(np.uint64)
 
 
-def _gathered_or(step: csr_array, bits: np.ndarray) -> np.ndarray:
+def _all_inputs(n: int) -> np.ndarray:
+    return np.bitwise_or.reduce(_themselves(n))
+
+
+def _gathered_or(bits: np.ndarray, step: csr_array) -> np.ndarray:
     """Row i of the result: the OR of the rows of ``bits`` that row i of ``step`` attends."""
     result = np.zeros_like(bits)
     edges_at_once = max(1, _BUDGET // bits[0].nbytes)

@@ -114,6 +114,8 @@ def test_finished_runs_are_not_repeated_and_the_table_comes_from_the_raw_results
     probes.main(["--table", "--out", str(out)])
     assert (out / "table.md").read_text() == table and (out / "probes.png").stat().st_size > 5000
     assert len(calls) == 4 * 2 + 2 * 2 and "rank correlation" in capsys.readouterr().out
+    probes.main(["--row", "dense", "--part", "a", "--task", "near", "--seeds", "3", "--out", str(out)])
+    assert calls[12:] == [("dense", "near", (4, 4), 3)]
 
 
 def test_predictions_are_written_before_the_first_run_and_must_stay(folder, capsys):

@@ -1,0 +1,136 @@
+"""What makes attention depend on the image: short trainings on digits, and how their attention then attends.
+
+Each trial is LTR + RTL under ESA at ``pool`` with 4 channels a head, and changes what its name says. Measured on 512
+images: entropy over its maximum, total variation from uniform, the share of the maps' variation between images, and
+what counts: how FD and the discriminator's logits change when every map is replaced by its mean over images. The two
+trials whose maps matter most, by the sum of their ranks in these two, then run at the preset's full length on seeds of
+their own. Finished runs are not repeated; the same command goes on.
+
+    python ablations/screening.py
+    python ablations/screening.py --trials from4 from8 --seeds 1 2 3 4 5 6 7 8 --steps 1000   # finalists
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ablations.execute import Measurement, finished, run_experiment
+from ablations.experiment import Experiment, Setting
+from ablations.presets import find_preset
+from ablations.records import Record, read_record
+from ablations.rows import Row, attending
+from sagan_base import tables
+from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.data import load_data
+from sagan_base.distributed import processes
+from sagan_base.files import write_text
+
+RESULTS = Path(__file__).parent / "results" / "screening.csv"
+MEASURES = ("entropy", "variation", "between")
+PRESET, SEED, STEPS, SAMPLES = find_preset("digits"), 100, 300, 500
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A way to give scores range: changes of the attention, the temperatures' learning rate, the maps' side."""
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    lr_factor: float = 1.0
+    side: int = 16
+
+    def experiment(self, name: str, seed: int, steps: int) -> Experiment:
+        layer = attending("ltr_rtl", **self.changes)
+        row = Row(name, name, kind="asked", attention=layer)
+        sides = {"generator_attention": (self.side,), "discriminator_attention": (self.side,)}
+        paper = PRESET.recipe_changes["paper"] | {"temperature_lr_factor": self.lr_factor}
+        preset = replace(
+            PRESET, model=replace(PRESET.model, **sides), recipe_changes={"paper": paper}, metrics_every=0,
+            final_samples=SAMPLES if steps < PRESET.steps else PRESET.final_samples,
+        )  # fmt: skip
+        return Experiment(row, Setting(preset, "paper", PRESET.data, steps, (PRESET.features,)), seed)
+
+
+PUBLISHED, FREE = {"qk_norm": False}, {"spectral_projections": False}
+TRIALS = {
+    "published": Trial(PUBLISHED),
+    "published-free": Trial(PUBLISHED | FREE),
+    "published-8x8": Trial(PUBLISHED, side=8),
+    "from2": Trial({"temperature": 2.0}),
+    "from4": Trial(),
+    "from8": Trial({"temperature": 8.0}),
+    "from16": Trial({"temperature": 16.0}),
+    "from4-rate10": Trial(lr_factor=10),
+    "from8-rate10": Trial({"temperature": 8.0}, lr_factor=10),
+    "from8-free": Trial({"temperature": 8.0} | FREE),
+    "from8-8x8": Trial({"temperature": 8.0}, side=8),
+}
+
+
+def table(records: Sequence[Record]) -> pd.DataFrame:
+    """One line a run: what was set, how its maps are (means over heads), and what they are worth."""
+    lines = []
+    for record in sorted(records, key=lambda one: (one.config.training.steps, list(TRIALS).index(one.title), one.seed)):
+        model, recipe = record.config.model, record.config.recipe
+        line = {
+            "trial": record.title,
+            "seed": record.seed,
+            "steps": record.config.training.steps,
+            "temperature": model.attention.temperature if model.attention.qk_norm else None,
+            "rate factor": recipe.temperature_lr_factor,
+            "spectral norm": model.attention.spectral_projections,
+            "side": model.generator_attention[0],
+            "FD": record.distance,
+        }
+        for layer, health in sorted(record.attention_health.items()):
+            part = layer[0].upper()
+            line |= {f"{part} {name}": sum(health[name]) / len(health[name]) for name in MEASURES}
+            if part == "D":
+                line["logits moved"] = health["output changes"]["mean map"]
+            else:
+                line["FD, mean map"] = health["distance"]["mean map"]
+        lines.append(line)
+    return pd.DataFrame(lines).round(4)
+
+
+def ranked(runs: pd.DataFrame) -> pd.DataFrame:
+    """The trials, those first whose maps matter most: by the sum of ranks of the changes of logits and of log FD."""
+    of_trial = runs.groupby("trial", sort=False)[["logits moved", "FD", "FD, mean map"]].mean()
+    of_trial["FD, times"] = of_trial["FD, mean map"] / of_trial["FD"]
+    ranks = of_trial[["logits moved", "FD, times"]].rank(ascending=False).sum(axis=1)
+    return of_trial.assign(ranks=ranks).sort_values("ranks", kind="stable").reset_index()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = argparse.ArgumentParser(
+        prog="python ablations/screening.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = options.add_argument
+    add("--trials", nargs="+", choices=list(TRIALS), default=list(TRIALS), metavar="NAME", help="default: all")
+    add("--seeds", nargs="+", type=int, default=[SEED], help=f"default: {SEED}")
+    add("--steps", type=int, default=STEPS, help=f"default: {STEPS}")
+    add("--out", type=Path, default=Path("runs/screening"), metavar="DIR", help="folder of the runs")
+    add("--csv", type=Path, default=RESULTS, metavar="FILE", help="the table of all finished runs of --out")
+    asked = options.parse_args(argv)
+    with processes("cpu") as group:
+        with usage_errors():
+            if asked.steps < 1 or min(asked.seeds) < 0:
+                raise ValueError("--steps begin with 1 and --seeds with 0")
+            writable_folder("--out", asked.out)
+            data = load_data(PRESET.data, PRESET.model.resolution)
+        for seed in asked.seeds:
+            for name in asked.trials:
+                run, place = TRIALS[name].experiment(name, seed, asked.steps), asked.out / str(asked.steps)
+                if not finished(run, data, place, group):
+                    run_experiment(run, data, place, Measurement((PRESET.features,)), group)
+                records = [record for folder in asked.out.glob("*/*") if (record := read_record(folder))]
+                runs = table(records)
+                write_text(asked.csv, tables.csv(runs))
+    print(tables.text(ranked(runs[runs["steps"] == asked.steps])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Screening: trials differ in what they name, finished ones are kept, and those whose maps matter most come first."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from ablations import screening
+from ablations.records import write_record
+from ablations.screening import TRIALS
+
+
+def test_every_trial_is_another_network_or_training_of_heads_of_the_same_size():
+    configs = [trial.experiment(name, 0, 300).config() for name, trial in TRIALS.items()]
+    assert len({config.config_hash() for config in configs}) == len(TRIALS) <= 20
+    assert {(c.model.attention.alignment, c.model.attention.head_dim_qk) for c in configs} == {("pool", 4)}
+    assert TRIALS["from8-rate10"].experiment("x", 0, 300).config().recipe.temperature_lr_factor == 10
+    assert TRIALS["from8-8x8"].experiment("x", 0, 300).config().model.discriminator_attention == (8,)
+
+
+@pytest.fixture
+def trained(canned_run, monkeypatch):
+    """The trials that were trained; a mean map costs as many times the FD as the trial's temperature."""
+    names, canned = [], canned_run("ylg", distance=2.0)
+
+    def quick(experiment, data, out, measure, group):
+        names.append(experiment.name)
+        config = experiment.config(data)
+        matters = config.model.attention.temperature
+        health = {"entropy": [0.5, 0.7], "variation": [0.2, 0.4], "between": [0.1, 0.3]}
+        layers = {
+            "generator.attention.16": health | {"distance": {"mean map": 2 * matters}},
+            "discriminator.attention.16": health | {"output changes": {"mean map": matters / 10}},
+        }
+        row, setting, folder = experiment.row, experiment.setting.conditions(data), out / experiment.name
+        record = replace(canned, row=row.name, title=row.title, seed=experiment.seed, config=config, setting=setting)
+        write_record(replace(record, attention_health=layers, folder=folder))
+
+    monkeypatch.setattr(screening, "run_experiment", quick)
+    return names
+
+
+def test_runs_are_kept_in_one_table_and_the_trials_whose_maps_matter_most_come_first(trained, tmp_path, capsys):
+    places = ["--out", str(tmp_path / "runs"), "--csv", str(tmp_path / "screening.csv")]
+    screening.main(["--trials", "from2", "from16", "from8", *places])
+    screening.main(["--trials", "from8", "from16", "--seeds", "1", "2", "--steps", "1000", *places])
+    screening.main(["--trials", "from2", "from16", "from8", *places])
+    assert len(trained) == 3 + 2 * 2  # none twice
+    runs = pd.read_csv(tmp_path / "screening.csv")
+    assert list(runs["steps"]) == [300] * 3 + [1000] * 4 and set(runs["seed"]) == {100, 1, 2}
+    of_16 = runs[runs["trial"] == "from16"].iloc[0]
+    assert (of_16["FD, mean map"], of_16["logits moved"], of_16["G entropy"], of_16["D between"]) == (32, 1.6, 0.6, 0.2)
+    said = capsys.readouterr().out
+    assert said.rindex("from16") < said.rindex("from8") < said.rindex("from2")
+
+
+@pytest.mark.parametrize(("options", "words"), [(["--steps", "0"], "--steps"), (["--seeds", "-1"], "--seeds")])
+def test_a_mistake_is_refused_before_any_run(trained, options, words, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        screening.main([*options, "--out", str(tmp_path / "runs")])
+    assert stop.value.code == 2 and words in capsys.readouterr().err and not trained
