@@ -33,7 +33,7 @@ from ablations.probe_rows import NAMED, RANDOM, ProbeRow, predictions
 from ablations.probe_run import run
 from ablations.probe_tasks import TASKS
 from sagan_base import tables
-from sagan_base.cli import usage_errors
+from sagan_base.cli import Parser, command, usage_errors
 from sagan_base.files import atomic_write, write_text
 from ylg.orders import Grid
 
@@ -163,9 +163,7 @@ def report(out: Path) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python ablations/probes.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = Parser("python ablations/probes.py", __doc__)
     add = made.add_argument
     add("--part", choices=list(PARTS), nargs="+", default=list(PARTS), help="default: both")
     add("--task", choices=list(TASKS), nargs="+", default=list(TASKS), help="default: all")
@@ -178,6 +176,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     with usage_errors():

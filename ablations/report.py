@@ -7,7 +7,6 @@
 Everything is computed anew from the run folders. Without a folder, the results in the repository are used.
 """
 
-import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from ablations.paper import ASTERISK
 from ablations.records import RESULT, Record, read_records
 from ablations.rows import PAPER_ROWS, ROWS
 from ablations.summary import MAPS, Summary, summarise
-from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.cli import Parser, command, usage_errors, writable_folder
 from sagan_base.files import atomic_write, write_text
 from sagan_base.run_folder import CONFIG_FILE, METRICS_FILE, SAMPLES_FILE
 from sagan_base.tables import csv, latex, markdown, text
@@ -32,8 +31,9 @@ NOT_IN_README = (*MAPS, "best @ step", "attention off", "gain sizes", "file MB",
 NOT_IN_TERMINAL = (*MAPS, "best @ step", "paper IS", *NOT_IN_LATEX, "attention off")
 
 
+@command()
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("python ablations/report.py", __doc__)
     parser.add_argument("runs", nargs="?", type=Path, help="folder of runs (default: those in the repository)")
     parser.add_argument("--out", type=Path, help="where the report goes (default: the folder of runs)")
     parser.add_argument("--baseline", default="sagan", help="the row that others are compared with (default: sagan)")

@@ -37,7 +37,7 @@ from ablations.sizes import require_equal_sizes
 from ablations.table import brief, write_table
 from sagan_base.attention_health import verdict
 from sagan_base.checkpoint import newest_step
-from sagan_base.cli import INTERRUPTED, Parser, usage_errors, writable_folder
+from sagan_base.cli import INTERRUPTED, Parser, command, usage_errors, writable_folder
 from sagan_base.config import RECIPES
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes, processes
@@ -257,6 +257,7 @@ def result_text(record: Record) -> str:
     return "\n".join(f"  {line}" for line in [*lines, f"folder: {record.folder}"])
 
 
+@command()
 def main(argv: list[str] | None = None) -> int:
     with usage_errors():
         options = parser().parse_args(argv)

@@ -6,7 +6,6 @@
 The figures on the card are those that the run measured; nothing is typed in. Read next: sagan_base/models.py.
 """
 
-import argparse
 import hashlib
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import pandas as pd
 
 from ablations.records import read_record
 from sagan_base.checkpoint import Checkpoint, export_model, load_checkpoint, read_checkpoint
-from sagan_base.cli import usage_errors
+from sagan_base.cli import Parser, command, usage_errors
 from sagan_base.config import ModelConfig, from_dict
 from sagan_base.files import save_image, write_json, write_text
 from sagan_base.metrics.class_accuracy import CLASS_ACCURACY
@@ -196,10 +195,9 @@ def refresh(destination: Path = SHIPPED) -> list[Path]:
     return written
 
 
+@command()
 def main(argv: list[str] | None = None) -> None:
-    options = argparse.ArgumentParser(
-        "ablations/ship.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = Parser("ablations/ship.py", __doc__)
     options.add_argument(
         "run", nargs="?", type=Path, metavar="RUN", help="folder of a finished run of training or of ablations/run.py"
     )

@@ -27,7 +27,7 @@ from analysis.inversion.targets import Target, codes, from_file, generated, held
 from analysis.loading import Model, add_model_arguments
 from analysis.overlay import against_uniform, at_least, captioned, fitted, overlay
 from sagan_base.attention_health import IMAGES, Batches, real_batches, watch
-from sagan_base.cli import Parser, usage_errors, writable_folder
+from sagan_base.cli import Parser, command, usage_errors, writable_folder
 from sagan_base.files import atomic_write, save_image, write_json
 from sagan_base.provenance import provenance
 from sagan_base.sampling import generate, to_image
@@ -53,6 +53,7 @@ def build_parser() -> Parser:
     return parser
 
 
+@command()
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     with usage_errors():

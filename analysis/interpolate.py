@@ -20,7 +20,7 @@ from torch import Tensor
 from analysis.inversion.report import shorten
 from analysis.loading import Model, add_model_arguments, model_of
 from analysis.overlay import at_least, captioned
-from sagan_base.cli import Parser, usage_errors, writable_folder
+from sagan_base.cli import Parser, command, usage_errors, writable_folder
 from sagan_base.files import save_image
 from sagan_base.sampling import generate, to_image
 
@@ -68,6 +68,7 @@ def build_parser() -> Parser:
     return parser
 
 
+@command()
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     with usage_errors():

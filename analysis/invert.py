@@ -32,7 +32,7 @@ from analysis.inversion.targets import (
     held_out,
 )
 from analysis.loading import Model, add_model_arguments
-from sagan_base.cli import INTERRUPTED, Parser, usage_errors, writable_folder
+from sagan_base.cli import INTERRUPTED, Parser, command, usage_errors, writable_folder
 from sagan_base.options import argument_kind
 from sagan_base.provenance import command_line
 
@@ -143,6 +143,7 @@ def targets_of(arguments: argparse.Namespace, model: Model, crop: Crop) -> tuple
     return targets, refused
 
 
+@command()
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     with usage_errors():

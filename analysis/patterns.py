@@ -39,7 +39,7 @@ from analysis.pattern_book.study import (
     write_csv,
 )
 from sagan_base import tables
-from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.cli import Parser, command, usage_errors, writable_file, writable_folder
 from sagan_base.files import write_text
 from ylg import ALIGNMENTS, LAYOUTS, ORDERS, grid_order, information_flow_graph, pattern_names, sparse_step_masks
 from ylg.grid_flow import relays
@@ -118,11 +118,7 @@ def overview() -> Figure:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python analysis/patterns.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = Parser("python analysis/patterns.py", __doc__)
     patterns = ", ".join([*pattern_names(), "butterfly3", "butterfly4 and so on", *LAYOUTS])
     drawn = " ".join(DEFAULT_PATTERNS)
     add = made.add_argument
@@ -143,11 +139,13 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> None:
     options = vars(parser().parse_args(argv))
     out, stem = options.pop("out"), options.pop("overview")
     if stem:
         with usage_errors():
+            writable_file("--overview", stem.with_name(f"{stem.name}.svg"))
             draw.save(overview(), stem)
         print(f"wrote {stem}.png and {stem}.svg")
         return

@@ -23,7 +23,7 @@ from analysis.inversion.report import shorten
 from analysis.loading import Model, add_model_arguments, model_of
 from analysis.neighbours import Encoder, encoded, encoder, nearest
 from analysis.overlay import at_least, captioned
-from sagan_base.cli import Parser, usage_errors, writable_folder
+from sagan_base.cli import Parser, command, usage_errors, writable_folder
 from sagan_base.data import ImageData
 from sagan_base.files import save_image, write_json
 from sagan_base.provenance import provenance
@@ -54,6 +54,7 @@ def build_parser() -> Parser:
     return parser
 
 
+@command()
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     with usage_errors():

@@ -38,7 +38,7 @@ from timing import captured, copy_bandwidth, described, held_bytes, in_turns, pe
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from sagan_base.cli import Parser, find_device, usage_errors, writable_folder
+from sagan_base.cli import Parser, command, find_device, usage_errors, writable_file
 from sagan_base.files import write_json
 from sagan_base.provenance import provenance
 from sagan_base.tables import text
@@ -303,6 +303,7 @@ def read_results(path: Path) -> dict:
     return stored
 
 
+@command()
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("benchmarks/attention.py", __doc__.split("\n\n")[0])
     parser.add_argument("--cases", nargs="+", metavar="CASE", help=f"of {', '.join(CASES)} (default: for the device)")
@@ -332,7 +333,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"--rounds {options.rounds} --seconds {options.seconds:g} --limit {options.limit:g} --memory "
                 f"{options.memory:g}: each must be above 0"
             )
-        writable_folder("--out", options.out)
+        writable_file("--out", options.out / f"{options.name or 'attention'}.json")
     if device.type == "cpu":
         torch.set_num_threads(1)
     machine, bandwidth = described(device), copy_bandwidth(device) / 1e9

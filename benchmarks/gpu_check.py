@@ -16,12 +16,13 @@ import attention
 import pytest
 import torch
 
-from sagan_base.cli import Parser, usage_errors
+from sagan_base.cli import Parser, command, usage_errors
 
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "ylg"
 CASES = ("grid-32-batch-64", "grid-32-batch-64-bfloat16", "grid-64-batch-16-bfloat16", "grid-128", "discriminator-32")
 
 
+@command()
 def main() -> int:
     parser = Parser("benchmarks/gpu_check.py", __doc__.split("\n\n")[0])
     parser.add_argument("--no-timing", action="store_true", help="only the tests")

@@ -24,7 +24,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from sagan_base.cli import Parser, usage_errors
+from sagan_base.cli import Parser, command, usage_errors
 
 with usage_errors():  # before triton is imported, which asks once
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
@@ -146,6 +146,7 @@ def head_dims(word: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+@command()
 def main() -> None:
     parser = Parser("benchmarks/kernel_report.py", __doc__.split("\n\n")[0])
     add = parser.add_argument

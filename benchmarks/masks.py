@@ -23,7 +23,7 @@ import torch
 from scipy.sparse import csr_array
 from timing import seconds
 
-from sagan_base.cli import Parser, usage_errors, writable_folder
+from sagan_base.cli import Parser, command, usage_errors, writable_file
 from sagan_base.files import write_json
 from sagan_base.provenance import provenance
 from sagan_base.tables import text
@@ -96,6 +96,7 @@ def _digest(masks: Sequence[csr_array] | np.ndarray) -> str:
     return digest.hexdigest()
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("benchmarks/masks.py", __doc__.split("\n\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64, 128], help="sides of the key grid")
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if min(options.sizes) < 1 or options.repeats < 1:
             raise ValueError("--sizes and --repeats must be 1 or more")
         if options.out:
-            writable_folder("--out", options.out.parent)
+            writable_file("--out", options.out)
     rows = []
     for side in options.sizes:
         cases = [name for name in ("loops", "dense", "sparse") if side <= LARGEST_SIDE[name]]

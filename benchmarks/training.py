@@ -22,7 +22,7 @@ import torch
 from timing import described, in_turns, quartiles
 from tqdm import tqdm
 
-from sagan_base.cli import Parser, find_device, usage_errors, writable_folder
+from sagan_base.cli import Parser, command, find_device, usage_errors, writable_file
 from sagan_base.config import AttentionConfig, ModelConfig, Recipe, RunConfig, TrainConfig
 from sagan_base.data import ImageData
 from sagan_base.distributed import Processes
@@ -124,6 +124,7 @@ def table(rows: Sequence[dict[str, object]]) -> str:
     return text(pd.DataFrame(lines))
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("benchmarks/training.py", __doc__.split("\n\n")[0])
     parser.add_argument("--resolution", type=int, default=32, help="side of the images (default: 32)")
@@ -146,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for precision in options.precision:
             build(CASES[0], precision, options, device)
         if options.out is not None:
-            writable_folder("--out", options.out.parent)
+            writable_file("--out", options.out)
     if device.type == "cpu":
         torch.set_num_threads(1)
     rows = measure(options, device)

@@ -7,7 +7,6 @@ file is complete by itself, and the SHA-256 of everything else. Reading runs no 
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,13 +197,8 @@ def newest_step(folder: str | Path) -> int:
 
 
 def useless_files(folder: str | Path, step: int) -> list[Path]:
-    """What killed writes left in a folder whose newest good checkpoint is that of ``step``."""
-    damaged = [path for path in checkpoint_files(folder) if _step_of(path) > step]
-    unfinished = [path for path in Path(folder).glob(".step_*") if UNFINISHED.fullmatch(path.name) and path.is_file()]
-    return damaged + unfinished
-
-
-UNFINISHED = re.compile(r"\.step_[0-9]{8,}\.safetensors\.[a-z0-9_]+\.safetensors")  # as atomic_write names it
+    """Damaged checkpoints: those after ``step``, that of the newest good one."""
+    return [path for path in checkpoint_files(folder) if _step_of(path) > step]
 
 
 def _step_of(path: Path) -> int | None:

@@ -1,20 +1,27 @@
-"""What every command line here shares: the parser, how a mistake of the caller is reported, the device.
+"""What every command line here shares: the parser, the way out when something goes wrong, the device.
 
-The options of a run are made from its configuration in options.py.
+Exit codes: 0; 1 where the work could not be finished; 2 for a mistake in the command or its files, found before the
+work; 130 for Ctrl-C. Each of the last three says why in one line; only a bug ends in a traceback. The options of a run
+are made from its configuration in options.py.
 """
 
 import argparse
+import math
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
+from sagan_base.files import check_target
+from sagan_base.output import unfailing_output
+
+MOST = 2**63 - 1  # what PyTorch's sizes and seeds can be
 INTERRUPTED = 128 + signal.SIGINT  # the exit code a shell gives to a command ended by Ctrl-C
 
 
@@ -33,23 +40,69 @@ class Parser(argparse.ArgumentParser):
             formatter_class=lambda prog: kind(prog, max_help_position=34, width=width),
             allow_abbrev=False,
         )
+        self.register("type", int, _whole_number)
+        self.register("type", float, _finite_number)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+        for word in sys.argv[1:] if args is None else args:
+            if word.encode(errors="replace").decode() != word:
+                self.error(f"{word!r} is not UTF-8; rename it")
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; --help shows the options\n")
+
+
+def _whole_number(text: str) -> int:
+    if abs(number := int(text)) > MOST:
+        raise argparse.ArgumentTypeError(f"{text} is too large; give at most {MOST}")
+    return number
+
+
+def _finite_number(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise argparse.ArgumentTypeError(f"{text} is no finite number")
+    return number
+
+
+@contextmanager
+def command() -> Iterator[None]:
+    """Decorates the ``main`` of a command: the one way out, whatever happens.
+
+    Ctrl-C and what the machine refuses (a full disk, no memory) are one line and an exit code. Output that nobody
+    takes any more does not end the command.
+    """
+    with unfailing_output():
+        try:
+            yield
+        except KeyboardInterrupt:
+            print("interrupted; what was kept before is whole", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
+        except Exception as error:
+            if not isinstance(error, OSError | MemoryError) and "allocate" not in str(error):  # PyTorch's words
+                raise
+            print(f"error: {_line(error)}; what was kept before is whole", file=sys.stderr)
+            raise SystemExit(1) from None
 
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
     """Turn the errors a caller can mend into one line on standard error and exit code 2.
 
-    Wrap only the preparing phase of a command (reading options, files and data): there, ``ValueError`` and
-    ``OSError`` mean bad input. In the work that follows they would mean a bug, and keep their traceback.
+    Wrap only the preparing phase of a command (reading options, files and data): there, these errors mean bad input,
+    RuntimeError and the like a size that PyTorch cannot make. In the work that follows they would mean a bug, and keep
+    their traceback.
     """
     try:
         yield
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError, OverflowError, MemoryError) as error:
+        print(f"error: {_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _line(error: Exception) -> str:
+    message = str(error).partition("\nException raised from ")[0]  # PyTorch adds the functions of its C++
+    return " ".join(message.split()) or type(error).__name__
 
 
 def writable_folder(option: str, folder: Path) -> None:
@@ -65,6 +118,19 @@ def writable_folder(option: str, folder: Path) -> None:
     except OSError as error:
         reason = "it is a file" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
         raise ValueError(f"{option}: nothing can be written into {folder} ({reason}); give another place") from None
+
+
+def writable_file(option: str, file: Path) -> None:
+    """The same for a file in a folder.
+
+    Raises:
+        ValueError: as ``writable_folder``, or the file's name is impossible or that of a folder.
+    """
+    writable_folder(option, file.parent)
+    try:
+        check_target(file)
+    except OSError as error:
+        raise ValueError(f"{option} {file} cannot be written ({error.strerror}); give another name") from None
 
 
 def find_device(name: str | torch.device | None) -> torch.device:

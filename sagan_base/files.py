@@ -3,18 +3,26 @@
 ``write_text``, ``write_json`` and ``save_image`` for what people read; ``atomic_write`` for what a library writes.
 """
 
+import errno
 import json
 import os
+import platform
+import re
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
+from safetensors import SafetensorError
 
 T = TypeVar("T")
+# How temporary files are called, before the number of the process that writes them: several machines may share a folder
+UNFINISHED = f".unfinished-{re.sub('[^A-Za-z0-9]', '', platform.node())[:40]}-"
 
 
 @contextmanager
@@ -23,23 +31,59 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
     The folder is created where missing. The bytes are flushed to disk before the rename, so that after a
     crash of the machine the name points at the old file or the new one, never at a part of it.
+
+    Raises:
+        OSError: it cannot be written; names ``path``.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
     try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target.parent)
+        check_target(target)
+        handle, name = tempfile.mkstemp(prefix=f"{UNFINISHED}{os.getpid()}-", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{target} cannot be written ({getattr(error, 'strerror', None) or error})") from error
+
+
+def check_target(target: Path) -> None:
+    """What ``atomic_write`` refuses of a name.
+
+    Raises:
+        OSError: no file can have this name, or a folder or a device has it, which must stay.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(target.stat().st_mode):
+            raise FileExistsError(errno.EEXIST, "something that is no file has this name", str(target))
+
+
+@cache
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of processes of this machine that were killed; once a folder and process."""
+    for path in folder.glob(f"{UNFINISHED}*"):
+        number = path.name.removeprefix(UNFINISHED).partition("-")[0]
+        if number.isdecimal() and not _is_running(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
+    return True
 
 
 def kept(path: Path, read: Callable[[Path], T], make: Callable[[], None]) -> T:

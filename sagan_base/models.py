@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sagan_base.checkpoint import model_file
-from sagan_base.cli import Parser, usage_errors
+from sagan_base.cli import Parser, command, usage_errors
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
 DEFAULT_MODEL = "digits"  # its data come with scikit-learn, so that every command works at once
@@ -112,6 +112,7 @@ def find_model(given: str | Path) -> Path:
     return resolve_model(str(given)) if str(given) in model_names() and not Path(given).exists() else model_file(given)
 
 
+@command()
 def main(argv: list[str] | None = None) -> None:
     parser = Parser("python -m sagan_base.models", "List the models that ship with the package, with their cards.")
     parser.add_argument("name", nargs="*", help="show only these models")

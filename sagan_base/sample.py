@@ -15,13 +15,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sagan_base.checkpoint import build_networks, fill_network, model_file, read_checkpoint
-from sagan_base.cli import Parser, find_device, usage_errors, writable_folder
+from sagan_base.cli import Parser, command, find_device, usage_errors, writable_file, writable_folder
 from sagan_base.files import save_image
 from sagan_base.generator import Generator
 from sagan_base.models import BEST_MODEL, resolve_model
 from sagan_base.sampling import draw_class, sample_sheet, to_image
 
 MOST_ON_A_SHEET = 10_000
+MOST_OF_A_NAME = 50  # letters of a class, of up to four bytes, in a file name of at most 255
 
 
 def find_classes(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command()
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = build_parser().parse_args(argv)
@@ -88,7 +90,10 @@ def main(argv: list[str] | None = None) -> int:
             )
         generator = generator.to(find_device(arguments.device))
         sheet = arguments.sheet or Path("samples.png")
-        writable_folder("--folder" if arguments.folder else "--sheet", arguments.folder or sheet.parent)
+        if arguments.folder is None:
+            writable_file("--sheet", sheet)
+        else:
+            writable_folder("--folder", arguments.folder)
     drawn = (
         (
             label,
@@ -135,7 +140,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+    return re.sub(r"[^\w.-]+", "_", name)[:MOST_OF_A_NAME]
 
 
 def _write_files(folder: Path, images: Tensor) -> None:

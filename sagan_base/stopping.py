@@ -6,7 +6,7 @@ any more, and what it tells the generator no longer depends on the images' quali
 generated images it tells the generator nothing at all. Both happen for a while in runs that recover, so only a long
 time of it counts.
 
-Ctrl-C and SIGTERM finish the step and write a checkpoint first.
+Ctrl-C, SIGTERM and a closed terminal (SIGHUP) finish the step and write a checkpoint first.
 """
 
 import math
@@ -100,7 +100,9 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request; a second one acts as it did before.
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a request; a second one acts as it did before.
+
+    A SIGHUP that is ignored, as nohup has it, stays ignored.
 
     Signals can only be caught in the main thread; elsewhere the request stays empty.
     """
@@ -108,8 +110,10 @@ def stop_requests() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hang_up = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
+    if (handler := signal.getsignal(hang_up)) is not signal.SIG_IGN:
+        before[hang_up] = handler
 
     def restore() -> None:
         for number, handler in before.items():
@@ -120,7 +124,7 @@ def stop_requests() -> Iterator[StopRequest]:
         restore()
         sys.stderr.write("\nstopping after this step, with a checkpoint; once more stops at once\n")
 
-    for number in numbers:
+    for number in before:
         signal.signal(number, ask)
     try:
         yield request

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sagan_base.blocks import check_attention
 from sagan_base.checkpoint import read_checkpoint
-from sagan_base.cli import Parser, find_device, usage_errors, writable_folder
+from sagan_base.cli import Parser, command, find_device, usage_errors, writable_folder
 from sagan_base.config import ModelConfig, RunConfig
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes, processes
@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command()
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 (the run had to stop), 130 or 143 (it was asked to)."""
     arguments = build_parser().parse_args(argv)

@@ -39,6 +39,7 @@ from sagan_base.files import save_image
 from sagan_base.generator import Generator
 from sagan_base.init_from import Start
 from sagan_base.metrics.names import leading
+from sagan_base.output import unfailing_output
 from sagan_base.provenance import provenance
 from sagan_base.run_folder import (
     BEST_FILE,
@@ -239,7 +240,7 @@ class TrainingRun:
         """Do what is missing, steps and work on them; a finished run returns at once."""
         lacking = self.group.from_first(self._lacking() if self.group.is_first else None)
         if self.step < self.config.training.steps or any(lacking.values()):
-            with stop_requests() as stop:
+            with unfailing_output(), stop_requests() as stop:
                 self._train(stop, lacking)
         return self._result()
 

