@@ -21,8 +21,8 @@ from PIL import Image
 from safetensors import SafetensorError
 
 T = TypeVar("T")
-# How temporary files are called, before the number of the process that writes them: several machines may share a folder
-UNFINISHED = f".unfinished-{re.sub('[^A-Za-z0-9]', '', platform.node())[:40]}-"
+# Names of temporary files say who writes them, before the number of the process: machines may share a folder.
+_OWNER = f"by-{re.sub('[^A-Za-z0-9]', '', platform.node())[:40]}-"
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target.parent)
         check_target(target)
-        handle, name = tempfile.mkstemp(prefix=f"{UNFINISHED}{os.getpid()}-", suffix=target.suffix, dir=target.parent)
+        handle, name = tempfile.mkstemp(target.suffix, f".{target.name[:30]}.{_OWNER}{os.getpid()}-", target.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -72,9 +72,9 @@ def check_target(target: Path) -> None:
 @cache
 def _remove_abandoned(folder: Path) -> None:
     """Remove the temporary files of processes of this machine that were killed; once a folder and process."""
-    for path in folder.glob(f"{UNFINISHED}*"):
-        number = path.name.removeprefix(UNFINISHED).partition("-")[0]
-        if number.isdecimal() and not _is_running(int(number)):
+    for path in folder.glob(f".*.{_OWNER}*"):
+        process = path.name.rpartition(_OWNER)[2].partition("-")[0]
+        if process.isdecimal() and not _is_running(int(process)):
             path.unlink(missing_ok=True)
 
 

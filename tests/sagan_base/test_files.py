@@ -2,11 +2,17 @@
 
 import json
 import os
+import resource
+import signal
+import subprocess
+import sys
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from sagan_base.files import atomic_write, save_image, write_json, write_text
+from sagan_base.files import _remove_abandoned, atomic_write, save_image, write_json, write_text
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -42,3 +48,40 @@ def test_a_picture_has_the_format_of_its_suffix(name, kind, tmp_path):
     save_image(tmp_path / name, Image.new("L", (3, 2), 7))
     with Image.open(tmp_path / name) as read:
         assert (read.format, read.size) == (kind, (3, 2))
+
+
+@pytest.mark.parametrize("name", ["config.json", "a" * 251 + ".png", "größe" * 20])
+def test_what_a_killed_write_left_is_removed_by_the_next_write_into_its_folder(name, tmp_path):
+    die = "import os, sys; from sagan_base.files import *\nwith atomic_write(sys.argv[1]): os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", die, tmp_path / name]).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    with atomic_write(tmp_path / "other"):
+        (tmp_path / ".other.notes-1-2").touch()
+        _remove_abandoned.cache_clear()
+        write_text(tmp_path / "third", "")  # a write that goes on is left alone
+    assert {path.name for path in tmp_path.iterdir()} == {"other", "third", ".other.notes-1-2"}
+
+
+@pytest.mark.parametrize("size", [100, 1_000_000])
+def test_a_full_disk_leaves_the_old_file_and_names_it(size, tmp_path):
+    """The limit of a process's files stands for the disk's."""
+    target = tmp_path / "weights.safetensors"
+    target.write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
+    try:
+        refused = pytest.raises(OSError, match=r"weights.safetensors cannot be written \(.*File too large")
+        with refused, atomic_write(target) as temporary:
+            save_file({"a": torch.zeros(size, dtype=torch.uint8)}, temporary)
+        with refused:
+            write_text(target, "x" * size)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == [target.name] and target.read_text() == "old"
+
+
+def test_a_folder_in_the_place_of_a_file_stays(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(OSError, match=r"a.json cannot be written \(something that is no file has this name\)"):
+        write_text(tmp_path / "a.json", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
