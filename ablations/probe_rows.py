@@ -8,9 +8,8 @@ before the predictions were committed. ``near``: the shares of the colours of in
 those cells are seen.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import numpy as np
 import pandas as pd
@@ -107,11 +106,12 @@ def predictions(rows: tuple[ProbeRow, ...], grid: Grid) -> pd.DataFrame:
 def _expected(row: ProbeRow, grid: Grid) -> dict[str, float]:
     heads, n = row.heads(grid), grid[0] * grid[1]
     places = coordinates(np.arange(n), grid[1])
-    chains = list(_chains(row, heads))
+    length = 1 if row.name in ("dense", "window 5x5") else 2  # of the chain of steps that one head runs
+    chains = [sparse_steps(heads[first : first + length]) for first in range(0, len(heads), length)]
     halves = [flow_between_sides(chain, places, grid) for chain in chains]
     carried = min(min(sum(ways), n // 2) for ways in zip(*halves, strict=True)) / (n // 2)
     oneself = csr_array(np.eye(n, dtype=bool))  # the layer adds to what a cell knows
-    joined = union([oneself, *map(_product, chains)]).toarray()
+    joined = union([oneself, *(reduce(lambda done, step: step @ done, chain) for chain in chains)]).toarray()
     cells = torch.arange(n).reshape(grid)
     right = {"find": joined.mean()}
     for task, elsewhere in SWAPS.items():
@@ -120,17 +120,3 @@ def _expected(row: ProbeRow, grid: Grid) -> dict[str, float]:
         **{task: share + (1 - share) / COLOURS for task, share in right.items()},
         "near": coverage(union([*heads, oneself]), places, grid, 5),
     }
-
-
-def _chains(row: ProbeRow, heads: list[csr_array]) -> Iterator[tuple[csr_array, ...]]:
-    """The steps that one head runs one after the other, for each pattern of the layout."""
-    length = 1 if row.name in ("dense", "window 5x5") else 2
-    for first in range(0, len(heads), length):
-        yield sparse_steps(heads[first : first + length])
-
-
-def _product(chain: tuple[csr_array, ...]) -> csr_array:
-    done = chain[0]
-    for step in chain[1:]:
-        done = step @ done
-    return done.astype(bool)
