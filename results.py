@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ablations import probes, screening
 from ablations.paper import ASTERISK, anchor_table
 from ablations.questions import answers
 from ablations.records import RESULT, read_records
@@ -80,6 +81,9 @@ def page(summaries: dict[str, Summary]) -> str:
             attention_of_models=attention_of_models(),
             anchors=anchor_table(),
             asterisk=ASTERISK,
+            health=screening.health(pd.read_csv(screening.RESULTS)) if screening.RESULTS.exists() else None,
+            probes=probes,
+            compared=probes.comparison(pd.read_csv(probes.RESULTS / "predictions.csv"), probes.runs(probes.RESULTS)),
             inversions=inversions(),
             attention_speeds=speeds["attention"],
             masks_speeds=speeds["masks"],

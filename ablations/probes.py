@@ -150,13 +150,21 @@ def picture(compared: pd.DataFrame) -> Figure:
     return figure
 
 
+def finished(compared: pd.DataFrame) -> str:
+    """How many of a part's and task's runs a comparison rests on."""
+    done = compared.groupby(["part", "task"], sort=False)["count"].sum()
+    asked = {part: len(rows) * len(SEEDS) for part, (_, rows) in PARTS.items()}
+    return ", ".join(f"{task} of part {part} {count} of {asked[part]}" for (part, task), count in done.items())
+
+
 def report(out: Path) -> str:
     """Write table.md and probes.png from the raw results; what the terminal is told."""
     compared = comparison(predicted(out), runs(out))
     if not len(compared):
         raise ValueError(f"{out} holds no finished run; leave --table out to run some")
     ranks = correlations(compared)
-    write_text(out / "table.md", f"{tables.markdown(ranks)}\n\n{tables.markdown(compared)}\n")
+    written = (f"Runs: {finished(compared)}.", tables.markdown(ranks), tables.markdown(compared))
+    write_text(out / "table.md", "\n\n".join(written) + "\n")
     with atomic_write(out / "probes.png") as path:
         picture(compared).savefig(path, dpi=140, format="png")
     return tables.text(ranks)

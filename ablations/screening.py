@@ -28,6 +28,7 @@ from sagan_base.cli import usage_errors, writable_folder
 from sagan_base.data import load_data
 from sagan_base.distributed import processes
 from sagan_base.files import write_text
+from sagan_base.tables import cell
 
 RESULTS = Path(__file__).parent / "results" / "screening.csv"
 MEASURES = ("entropy", "variation", "between")
@@ -85,23 +86,42 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
             "side": model.generator_attention[0],
             "FD": record.distance,
         }
-        for layer, health in sorted(record.attention_health.items()):
+        for layer, values in sorted(record.attention_health.items()):
             part = layer[0].upper()
-            line |= {f"{part} {name}": sum(health[name]) / len(health[name]) for name in MEASURES}
+            for name in MEASURES:
+                trained, untrained = values[name], values["untrained"][name]
+                line[f"{part} {name}"] = sum(trained) / len(trained)
+                line[f"{part} {name}, untrained"] = sum(untrained) / len(untrained)
             if part == "D":
-                line["logits moved"] = health["output changes"]["mean map"]
+                line["logits moved"] = values["output changes"]["mean map"]
             else:
-                line["FD, mean map"] = health["distance"]["mean map"]
+                line["FD, mean map"] = values["distance"]["mean map"]
         lines.append(line)
     return pd.DataFrame(lines).round(4)
 
 
 def ranked(runs: pd.DataFrame) -> pd.DataFrame:
-    """The trials, those first whose maps matter most: by the sum of ranks of the changes of logits and of log FD."""
-    of_trial = runs.groupby("trial", sort=False)[["logits moved", "FD", "FD, mean map"]].mean()
-    of_trial["FD, times"] = of_trial["FD, mean map"] / of_trial["FD"]
-    ranks = of_trial[["logits moved", "FD, times"]].rank(ascending=False).sum(axis=1)
-    return of_trial.assign(ranks=ranks).sort_values("ranks", kind="stable").reset_index()
+    """The trials of runs of one length, those first whose maps matter most: by the sum of the ranks of both changes."""
+    means = runs.groupby("trial", sort=False).mean(numeric_only=True)
+    means["FD, times"] = means["FD, mean map"] / means["FD"]
+    ranks = means[["logits moved", "FD, times"]].rank(ascending=False).sum(axis=1)
+    return means.assign(ranks=ranks).sort_values("ranks", kind="stable").reset_index()
+
+
+def health(runs: pd.DataFrame) -> pd.DataFrame:
+    """A line for each trial, length and network: its maps beside those of the untrained network, means over seeds."""
+    lines = []
+    for steps, of_length in runs.groupby("steps", sort=False):
+        for trial in ranked(of_length).to_dict("records"):
+            seeds = (of_length["trial"] == trial["trial"]).sum()
+            for part in "GD":
+                line = {"trial": trial["trial"], "steps": steps, "seeds": seeds, "network": part, "FD": trial["FD"]}
+                for name in MEASURES:
+                    trained, untrained = (cell(trial[f"{part} {name}{when}"]) for when in ("", ", untrained"))
+                    line[f"{name} (untrained)"] = f"{trained} ({untrained})"
+                changes = {"G": f"FD x {trial['FD, times']:.2f}", "D": f"logits by {trial['logits moved']:.3f} sd"}
+                lines.append(line | {"with mean maps": changes[part]})
+    return pd.DataFrame(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -129,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 records = [record for folder in asked.out.glob("*/*") if (record := read_record(folder))]
                 runs = table(records)
                 write_text(asked.csv, tables.csv(runs))
-    print(tables.text(ranked(runs[runs["steps"] == asked.steps])))
+    print(tables.text(health(runs[runs["steps"] == asked.steps])))
 
 
 if __name__ == "__main__":
