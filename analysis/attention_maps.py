@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from analysis.explorer import Healths, Page, View, discriminator_views, generator_views, write_page
@@ -24,10 +24,10 @@ from analysis.head_statistics import head_names, head_statistics, told, without_
 from analysis.inversion.report import shorten
 from analysis.inversion.saliency import saliency
 from analysis.inversion.targets import Target, codes, from_file, generated, held_out
-from analysis.loading import Model, add_model_arguments
-from analysis.overlay import against_uniform, at_least, captioned, fitted, overlay
+from analysis.loading import Model, add_common_arguments, out_folder
+from analysis.overlay import against_uniform, at_least, captioned, fitted, marked, overlay
 from sagan_base.attention_health import IMAGES, Batches, real_batches, watch
-from sagan_base.cli import Parser, command, usage_errors, writable_folder
+from sagan_base.cli import Parser, command, usage_errors, whole
 from sagan_base.files import atomic_write, save_image, write_json
 from sagan_base.provenance import provenance
 from sagan_base.sampling import generate, to_image
@@ -40,16 +40,14 @@ MOST_SHOWN = 12
 def build_parser() -> Parser:
     parser = Parser("python analysis/attention_maps.py", __doc__.split("\n\n")[0])
     parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="real images to look at")
-    parser.add_argument("--generated", type=int, metavar="N", help="images to generate (default: 2)")
-    parser.add_argument("--held-out", type=int, default=0, metavar="N", help="test images of the model's data set")
+    parser.add_argument("--generated", type=whole(0), metavar="N", help="images to generate (default: 2)")
+    parser.add_argument("--held-out", type=whole(0), default=0, metavar="N", help="test images of the model's data set")
     parser.add_argument("--data", metavar="SPEC", help="of --held-out and of the statistics (default: the model's own)")
     parser.add_argument("--class", dest="label", metavar="CLASS", help="of the generated images (default: one each)")
     parser.add_argument(
         "--query", nargs=2, type=int, metavar=("ROW", "COL"), help="query shown in the PNG (default: the middle)"
     )
-    add_model_arguments(parser, DEFAULT_CHOICE)
-    parser.add_argument("--seed", type=int, default=0, help="of the generated images (default: 0)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="results (default: runs/attention/NAME)")
+    add_common_arguments(parser, "attention", "the generated images", DEFAULT_CHOICE)
     return parser
 
 
@@ -67,8 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         z, labels = (each.to(model.device) for each in codes(model, IMAGES, arguments.seed, label))
         samples = list(zip(z.split(32), labels.split(32), strict=True))
         real, shown = _real(model, arguments.data, samples)
-        out = arguments.out or Path("runs") / "attention" / model.path.stem
-        writable_folder("--out", out)
+        out = out_folder(arguments, model.path.stem)
     print(model.describe() + (f"\n{choice}" if choice else ""))
     images, off, comparison = without_attention(model.generator, model.discriminator, z[:COMPARED], labels[:COMPARED])
     rows = [("", [("", to_image(image)) for image in some[:8]]) for some in (images, off)]
@@ -121,8 +118,6 @@ def _check_query(query: list[int] | None, layers: list) -> None:
 
 def _targets(arguments: Any, model: Model, label: int | None) -> list[Target]:
     targets = [from_file(path, model) for path in arguments.pictures]
-    if arguments.held_out < 0 or (arguments.generated or 0) < 0:
-        raise ValueError("--held-out and --generated count images; give 0 or more")
     if arguments.held_out:
         targets += held_out(model, arguments.held_out, arguments.data)
     count = arguments.generated if arguments.generated is not None else 0 if targets else 2
@@ -174,27 +169,18 @@ def picture_of(views: list[View], query: list[int] | None = None, side: int = 11
         (height, width), names = view.layer.grid, head_names(view.layer)
         row, col = query or (height // 2, width // 2)
         image = fitted(to_image(view.image), side)
-        received, of_query = [("image", image)], [("", _marked(image, view, row, col))]
+        received, of_query = [("image", image)], [("", marked(image, view.layer.grid, row, col))]
         for head, (name, *pair) in enumerate(zip(names, view.attention, view.uniform, strict=True)):
             caption = f"{name}: {told(view.health, head)}" if view.health else name
             received.append((caption, _overlaid(view, against_uniform(*map(saliency, pair)), side)))
             ratios = against_uniform(*(maps[row * width + col] for maps in pair))
-            of_query.append((caption, _marked(_overlaid(view, ratios, side), view, row, col)))
+            of_query.append((caption, marked(_overlaid(view, ratios, side), view.layer.grid, row, col)))
         rows += [(f"{view.name}\nsaliency of each head", received), (f"query ({row}, {col})\nof each head", of_query)]
     return captioned(rows, side)
 
 
 def _overlaid(view: View, ratios: Tensor, side: int) -> Image.Image:
     return fitted(overlay(view.image, ratios.reshape(view.layer.key_grid))[0], side)
-
-
-def _marked(image: Image.Image, view: View, row: int, col: int) -> Image.Image:
-    """With the query's cell outlined."""
-    image = image.copy()
-    height, width = image.height / view.layer.grid[0], image.width / view.layer.grid[1]
-    corners = (col * width - 1, row * height - 1, (col + 1) * width, (row + 1) * height)
-    ImageDraw.Draw(image).rectangle(corners, outline=(86, 180, 233), width=2)
-    return image
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from analysis.inversion.calibration import DRAWS, nearest_draw
 from analysis.inversion.distances import Distance, choose_distance
 from analysis.inversion.targets import from_file
 from analysis.loading import Model, model_of, open_model
 from sagan_base.models import DEFAULT_MODEL, model_names
-from sagan_base.sampling import draw_any
 
-DRAWS = 128
 DEFAULT_CHOICE = f"the one that fits the picture; {DEFAULT_MODEL} without one"
 COLOURED = 0.04  # mean difference between a pixel's channels, of a range of 2: five levels of 255
 MOST_PICTURES = 8  # of a folder; more would not change the choice and take longer
@@ -29,7 +28,7 @@ def fitting_model(
     """The model that fits the pictures, where neither ``--model`` nor ``--checkpoint`` decides.
 
     Args:
-        arguments: with the options of ``add_model_arguments``.
+        arguments: with the options of ``add_common_arguments``.
         pictures: files; those that cannot be read do not count.
         distance: None takes ``choose_distance()``.
         reading: options of ``from_file``.
@@ -67,15 +66,14 @@ def _is_in_colour(path: Path, model: Model, **reading: Any) -> bool:
 
 
 def _mean_distance(model: Model, pictures: Sequence[Path], distance: Distance, **reading: Any) -> float:
-    draws = draw_any(model.generator, DRAWS).to(model.device).split(32)
     images, problems = [], []
     for path in pictures:
         if len(images) == MOST_PICTURES:
             break
         try:
-            images.append(from_file(path, model, **reading).image.to(model.device))
+            images.append(from_file(path, model, **reading).image)
         except ValueError as error:
             problems.append(error)
     if not images:
         raise problems[0]
-    return fmean(min(float(distance(part, image[None]).min()) for part in draws) for image in images)
+    return fmean(nearest_draw(model, image, distance) for image in images)

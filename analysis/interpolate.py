@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from analysis.inversion.report import shorten
-from analysis.loading import Model, add_model_arguments, model_of
+from analysis.loading import Model, add_common_arguments, model_of, out_folder
 from analysis.overlay import at_least, captioned
-from sagan_base.cli import Parser, command, usage_errors, writable_folder
+from sagan_base.cli import Parser, command, usage_errors, whole
 from sagan_base.files import save_image
 from sagan_base.sampling import generate, to_image
 
@@ -57,14 +57,12 @@ def build_parser() -> Parser:
     parser = Parser("python analysis/interpolate.py", __doc__.split("\n\n")[0])
     parser.add_argument("--class", dest="label", metavar="CLASS", help="number or name (default: the first class)")
     parser.add_argument("--between", nargs="+", type=Path, metavar="NPZ", help="latent.npz files of inversions")
-    parser.add_argument("--points", type=int, default=4, help="random codes on the way (default: 4)")
-    parser.add_argument("--frames", type=int, default=24, help="pictures from one code to the next (default: 24)")
+    parser.add_argument("--points", type=whole(2), default=4, help="random codes on the way (default: 4)")
+    parser.add_argument("--frames", type=whole(1), default=24, help="pictures from one code to the next (default: 24)")
     parser.add_argument("--rate", type=float, default=20, help="pictures a second (default: 20)")
     parser.add_argument("--format", choices=("gif", "webp"), default="gif", help="of the animation (default: gif)")
-    parser.add_argument("--size", type=int, default=128, help="side of the animation in pixels (default: 128)")
-    add_model_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of the codes (default: 0)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="results (default: runs/walk/NAME)")
+    parser.add_argument("--size", type=whole(1), default=128, help="side of the animation in pixels (default: 128)")
+    add_common_arguments(parser, "walk", "the codes")
     return parser
 
 
@@ -72,26 +70,20 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     with usage_errors():
-        for name in ("points", "frames", "rate", "size"):
-            if not getattr(arguments, name) > 0:
-                raise ValueError(f"--{name} {getattr(arguments, name)} is not positive")
+        if not arguments.rate > 0:
+            raise ValueError(f"--rate {arguments.rate} is not positive")
         if arguments.size > LARGEST[arguments.format]:
             raise ValueError(
                 f"--size {arguments.size} is more than the {LARGEST[arguments.format]} pixels that a side of a "
                 f".{arguments.format} may have"
             )
-        if arguments.points < 2 and not arguments.between:
-            raise ValueError(f"--points {arguments.points} leaves nothing to walk between; give 2 or more")
         if arguments.between and len(arguments.between) < 2:
             raise ValueError("--between needs two latent.npz files or more: a walk goes from one code to the next")
-        if arguments.seed < 0:
-            raise ValueError(f"--seed {arguments.seed} is negative; use 0 or more")
         model = model_of(arguments)
         label = model.label(arguments.label)
         points, stored_label = _points(model, arguments.between, arguments.points, arguments.seed)
         label = stored_label if label is None else label
-        out = arguments.out or Path("runs") / "walk" / model.path.stem
-        writable_folder("--out", out)
+        out = out_folder(arguments, model.path.stem)
     print(model.describe())
     codes = closed_walk(points, arguments.frames)
     images = generate(model.generator, codes, torch.full((len(codes),), label))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.fitting_model import DEFAULT_CHOICE, fitting_model
+from analysis.inversion.calibration import standing
 from analysis.inversion.config import METHODS, PRESETS, InversionConfig, LossConfig
 from analysis.inversion.distances import Distance, choose_distance
 from analysis.inversion.job import Job
@@ -31,8 +32,8 @@ from analysis.inversion.targets import (
     generated,
     held_out,
 )
-from analysis.loading import Model, add_model_arguments
-from sagan_base.cli import INTERRUPTED, Parser, command, usage_errors, writable_folder
+from analysis.loading import Model, add_common_arguments, out_folder
+from sagan_base.cli import INTERRUPTED, Parser, command, usage_errors, whole
 from sagan_base.options import argument_kind
 from sagan_base.provenance import command_line
 
@@ -45,10 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     what = parser.add_argument_group("what to invert")
     what.add_argument("picture", nargs="?", type=Path, metavar="PICTURE", help="an image file, or a folder of them")
-    what.add_argument("--held-out", type=int, default=0, metavar="N", help="N test images of the model's data set")
-    what.add_argument("--generated", type=int, default=0, metavar="N", help="N images the model makes, z being known")
+    what.add_argument("--held-out", type=whole(0), default=0, metavar="N", help="N test images of the model's data set")
+    what.add_argument("--generated", type=whole(0), default=0, metavar="N", help="N images the model makes, of known z")
     what.add_argument("--data", metavar="SPEC", help="data set of --held-out (default: the model's own)")
-    what.add_argument("--limit", type=int, metavar="N", help="at most N pictures of the folder")
+    what.add_argument("--limit", type=whole(1), metavar="N", help="at most N pictures of the folder")
     what.add_argument(
         "--crop", choices=CROPS, help="the largest centred square (default), or all, on a square of its border's colour"
     )
@@ -62,7 +63,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--true-class", action="store_true",
         help="use the class that is known: of held-out and generated images, and of files in a folder named by class",
     )  # fmt: skip
-    add_model_arguments(parser, DEFAULT_CHOICE)
     how = parser.add_argument_group("how")
     how.add_argument("--preset", choices=sorted(PRESETS), default="default", help="'published' is the authors' program")
     how.add_argument(
@@ -87,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--lpips", nargs=2, type=Path, metavar=("VGG16", "LPIPS"),
         help="weights of torchvision's VGG16 and of LPIPS 'vgg' 0.1: restarts are then chosen by LPIPS",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help="results (default: runs/inversion/NAME)")
+    add_common_arguments(parser, "inversion", default=DEFAULT_CHOICE)
     return parser
 
 
@@ -113,11 +113,6 @@ def targets_of(arguments: argparse.Namespace, model: Model, crop: Crop) -> tuple
     Raises:
         ValueError: nothing to invert, or none of it can be read.
     """
-    for name in ("held_out", "generated"):
-        if getattr(arguments, name) < 0:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)} is negative")
-    if arguments.limit is not None and arguments.limit < 1:
-        raise ValueError(f"--limit {arguments.limit} is not positive")
     picture, known = arguments.picture, arguments.held_out or arguments.generated
     folder = picture is not None and picture.is_dir()
     for given, needed, option, needs in (
@@ -155,12 +150,12 @@ def main(argv: list[str] | None = None) -> int:
         )
         targets, refused = targets_of(arguments, model, crop)
         name = arguments.picture.resolve().stem if arguments.picture else model.path.stem
-        out = arguments.out = arguments.out or Path("runs") / "inversion" / name
+        arguments.out = arguments.out or Path("runs") / arguments.results / name
         jobs = jobs_of(arguments, model, distance, targets, configs)
         for job in jobs[: len(configs)]:  # is there an attention layer, and are there such heads?
             image, other = (target.image[None].to(model.device) for target in (job.target, job.other))
             InversionLoss(model.discriminator, image, job.config.loss, other)
-        writable_folder("--out", out)
+        out = out_folder(arguments, name)
     print(model.describe() + (f"\n{choice}" if choice else ""))
     for line in refused:
         print(f"skipped: {line}", file=sys.stderr)
@@ -200,18 +195,21 @@ def jobs_of(
     jobs = []
     for target, other in zip(targets, others, strict=True):
         known = target.label if arguments.true_class and label is None else label
-        warning = brightness_warning(model, target.image)
+        stands = standing(model, target.image, distance) if target.source == "file" else ""
+        warning = brightness_warning(model, target.image) or ""
         for config in configs:
             out = arguments.out / target.name / config.loss.method if len(targets) * len(configs) > 1 else arguments.out
-            jobs.append(Job(model, distance, target, other, config, known, out, (warning,) if warning else ()))
+            jobs.append(Job(model, distance, target, other, config, known, out, stands, warning))
     return jobs
 
 
 def _introduce(job: Job, index: int, count: int) -> None:
     numbered = f"[{index + 1}/{count}] " if count > 1 else ""
     print(f"{numbered}{job.target.name}: {'; '.join(job.target.notes) or 'used as it is'}")
-    for warning in job.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    if job.standing:
+        print(f"  {job.standing}")
+    if job.warning:
+        print(f"warning: {job.warning}", file=sys.stderr)
 
 
 def _files(picture: Path | None) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sagan_base.checkpoint import load_checkpoint, model_file, read_checkpoint
-from sagan_base.cli import find_device
+from sagan_base.cli import find_device, whole, writable_folder
 from sagan_base.data import ImageData, load_data
 from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator
@@ -106,8 +106,15 @@ class Model:
         return data
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL) -> None:
-    """``--model``, ``--checkpoint``, ``--device`` and ``--threads``; ``default`` says which model is taken."""
+def add_common_arguments(
+    parser: argparse.ArgumentParser, results: str | None, seed_of: str | None = None, default: str = DEFAULT_MODEL
+) -> None:
+    """``--model``, ``--checkpoint``, ``--device``, ``--threads``, ``--out`` and, where something is drawn, ``--seed``.
+
+    Args:
+        results: the folder below ``runs`` where results go by default; None: they go to the cache.
+        default: says which model is taken.
+    """
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         "--model", metavar="NAME", help=f"a model that ships: {', '.join(model_names())} (default: {default})"
@@ -122,14 +129,30 @@ def add_model_arguments(parser: argparse.ArgumentParser, default: str = DEFAULT_
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     parser.add_argument(
         "--threads",
-        type=int,
+        type=whole(1),
         metavar="N",
         help=f"threads on a CPU (default: 1 up to {SMALL}x{SMALL}, PyTorch's choice above)",
     )
+    if seed_of:
+        parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help=f"of {seed_of} (default: 0)")
+    usual = f"runs/{results}/NAME" if results else "the cache"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"results (default: {usual})")
+    parser.set_defaults(results=results)
+
+
+def out_folder(arguments: argparse.Namespace, name: str) -> Path:
+    """Where the results go, made and found writable: ``--out``, or ``runs``, the command's own folder and ``name``.
+
+    Raises:
+        ValueError: nothing can be written there.
+    """
+    out = arguments.out or Path("runs") / arguments.results / name
+    writable_folder("--out", out)
+    return out
 
 
 def model_of(arguments: argparse.Namespace) -> Model:
-    """The model that the options of ``add_model_arguments`` name, on its device; sets PyTorch's threads.
+    """The model that the options of ``add_common_arguments`` name, on its device; sets PyTorch's threads.
 
     Raises:
         ValueError, OSError: there is no such model, file or device.
@@ -139,8 +162,6 @@ def model_of(arguments: argparse.Namespace) -> Model:
 
 def open_model(name: str | None, checkpoint: Path | None, device: str | None, threads: int | None) -> Model:
     """As ``load_model``, on a device (None: the GPU where there is one), with so many threads (None: a good number)."""
-    if threads is not None and threads < 1:
-        raise ValueError(f"--threads {threads} is not positive")
     model = load_model(name, checkpoint)
     target = find_device(device)
     # Work this small gains little from more threads and, on a busy machine, loses much by their waiting for each

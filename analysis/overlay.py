@@ -80,6 +80,15 @@ def fitted(picture: Image.Image, side: int) -> Image.Image:
     return picture.convert("RGB").resize(size, method)
 
 
+def marked(image: Image.Image, grid: tuple[int, int], row: int, col: int) -> Image.Image:
+    """With a cell of the grid outlined: the query."""
+    image = image.copy()
+    height, width = image.height / grid[0], image.width / grid[1]
+    corners = (col * width - 1, row * height - 1, (col + 1) * width, (row + 1) * height)
+    ImageDraw.Draw(image).rectangle(corners, outline=(86, 180, 233), width=2)
+    return image
+
+
 def at_least(pixels: int, resolution: int) -> int:
     """The smallest multiple of an image's resolution that is so many pixels: in it all its pixels are equally large."""
     return -(-pixels // resolution) * resolution

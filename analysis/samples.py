@@ -12,7 +12,6 @@ import math
 import sys
 from collections.abc import Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from analysis.inversion.report import shorten
-from analysis.loading import Model, add_model_arguments, model_of
+from analysis.loading import Model, add_common_arguments, model_of, out_folder
 from analysis.neighbours import Encoder, encoded, encoder, nearest
 from analysis.overlay import at_least, captioned
-from sagan_base.cli import Parser, command, usage_errors, writable_folder
+from sagan_base.cli import Parser, command, usage_errors, whole
 from sagan_base.data import ImageData
 from sagan_base.files import save_image, write_json
 from sagan_base.provenance import provenance
@@ -39,18 +38,16 @@ def build_parser() -> Parser:
     parser = Parser("python analysis/samples.py", __doc__.split("\n\n")[0])
     parser.add_argument("--class", dest="labels", nargs="+", metavar="CLASS", help="numbers or names (default: the "
                         f"first {MOST_ROWS})")  # fmt: skip
-    parser.add_argument("--number", type=int, default=10, metavar="N", help="images a row (default: 10)")
+    parser.add_argument("--number", type=whole(2), default=10, metavar="N", help="images a row (default: 10)")
     parser.add_argument(
-        "--neighbours", type=int, default=5, metavar="K", help="training images a row; 0: none (default: 5)"
+        "--neighbours", type=whole(0), default=5, metavar="K", help="training images a row; 0: none (default: 5)"
     )
     parser.add_argument(
         "--features", choices=("pixels", "efficientnet"), default="pixels",
         help="in which images are near: pixels, or EfficientNet-Lite0's (extra 'features'; slower)",
     )  # fmt: skip
     parser.add_argument("--data", metavar="SPEC", help="training data (default: the model's own)")
-    add_model_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of the latents (default: 0)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="results (default: runs/samples/NAME)")
+    add_common_arguments(parser, "samples", "the latents")
     return parser
 
 
@@ -58,19 +55,13 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     with usage_errors():
-        if arguments.number < 2:
-            raise ValueError(f"--number {arguments.number}: give at least 2")
-        for name in ("neighbours", "seed"):
-            if getattr(arguments, name) < 0:
-                raise ValueError(f"--{name} {getattr(arguments, name)} is negative; use 0 or more")
         model = model_of(arguments)
         labels = [model.label(text) for text in arguments.labels or ()]
         labels = labels or list(range(min(model.generator.num_classes, MOST_ROWS)))
         data = model.training_data("train", arguments.data) if arguments.neighbours else None
         test = _held_out(model, arguments.data) if data else None
         encode = encoder(arguments.features, data, model.device) if data else None
-        out = arguments.out or Path("runs") / "samples" / model.path.stem
-        writable_folder("--out", out)
+        out = out_folder(arguments, model.path.stem)
     print(model.describe())
     number, seed = arguments.number, arguments.seed
     rows = [(model.class_name(label), draw_class(model.generator, label, number, seed)) for label in labels]

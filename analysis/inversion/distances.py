@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,14 +59,19 @@ def ssim(images: Tensor, reference: Tensor, window: int = 11, sigma: float = 1.5
 
 @dataclass(frozen=True, eq=False)
 class Distance:
-    """A named distance between images: ``distance(images [B, C, R, R], reference [1 or B, C, R, R]) -> [B]``."""
+    """A named distance between images: ``distance(images [B, C, R, R], reference [1 or B, C, R, R]) -> [B]``.
+
+    Attributes:
+        compare: of what ``embed`` makes of each of the two, so that one image can be compared with many.
+    """
 
     name: str
-    function: Callable[[Tensor, Tensor], Tensor]
+    compare: Callable[[Any, Any], Tensor]
+    embed: Callable[[Tensor], Any] = lambda images: images
 
     def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.function(images, reference)
+            return self.compare(self.embed(images), self.embed(reference))
 
 
 def ssim_distance() -> Distance:
@@ -161,8 +167,8 @@ def _deep_distance(
             x = F.interpolate(x, size=(side, side), mode="bicubic", align_corners=False).clamp(-1, 1)
         return [F.normalize(stage, dim=1, eps=1e-10) for stage in stages(x)]
 
-    def distance(images: Tensor, reference: Tensor) -> Tensor:
-        triples = zip(unit(images), unit(reference), weigh, strict=True)
+    def compare(images: list[Tensor], reference: list[Tensor]) -> Tensor:
+        triples = zip(images, reference, weigh, strict=True)
         return torch.stack([w((x - y).square()).mean((-2, -1)) for x, y, w in triples]).sum(0)
 
-    return Distance(name, distance)
+    return Distance(name, compare, unit)

@@ -12,7 +12,6 @@ from analysis.inversion.config import InversionConfig
 from analysis.inversion.distances import Distance
 from analysis.inversion.report import TUNED, shorten, summary, write_inversion
 from analysis.inversion.search import invert
-from analysis.inversion.table import beside_held_out
 from analysis.inversion.targets import Target
 from analysis.loading import Model
 from sagan_base.checkpoint import model_file
@@ -26,7 +25,8 @@ class Job:
     Attributes:
         other: whose saliency weighs, for the method "other-image": the next target, or a generated image.
         label: the class that is given; None searches it.
-        warnings: shown on the page.
+        standing: how far the picture is from what the model draws, "" where that is not known.
+        warning: of a picture that hardly fits the model, or "".
     """
 
     model: Model
@@ -36,7 +36,8 @@ class Job:
     config: InversionConfig
     label: int | None
     out: Path
-    warnings: tuple[str, ...] = ()
+    standing: str = ""
+    warning: str = ""
 
     def request(self) -> dict[str, Any]:
         """What decides the result, to recognise it again."""
@@ -75,10 +76,7 @@ class Job:
             )  # fmt: skip
         numbers = summary(model, self.target, inversion, self.distance, class_given=self.label is not None)
         numbers |= {"request": self.request(), "provenance": provenance(config.seed)}
-        compared = None
-        if self.target.source == "file":
-            compared = beside_held_out(model, config.loss.method, self.distance.name, numbers[self.distance.name])
-        warnings = [*self.warnings, *([compared] if compared else [])]
+        warnings = [text for text in (self.warning, self.standing) if text]
         size = write_inversion(model, self.target, inversion, numbers, self.out, warnings)
         given = "given" if self.label is not None else "found"
         print(
@@ -86,8 +84,6 @@ class Job:
             f"of {len(inversion.latents)}, chosen by {inversion.chosen_by}; {len(inversion.losses)} steps "
             f"({inversion.stopped}), {inversion.seconds:.1f} s\n  {self.line(numbers)}"
         )
-        if compared:
-            print(f"  {compared}")
         if inversion.stopped == "losses not finite":
             print("warning: the codes ran away; a smaller --learning-rate is the remedy", file=sys.stderr)
         if TUNED in numbers:

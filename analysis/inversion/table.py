@@ -7,12 +7,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.inversion.report import PLAIN_NAMES, TUNED
-from analysis.loading import Model
 from sagan_base.files import write_text
-from sagan_base.models import model_names, resolve_model
-from sagan_base.tables import cell, csv, markdown, spread
+from sagan_base.tables import csv, markdown, spread
 
-RESULTS = Path(__file__).parents[1] / "results"
 TEXT = ["source", "picture", "method", "class", "true_class", "class_given"]
 
 
@@ -44,25 +41,6 @@ def summaries(rows: pd.DataFrame) -> pd.DataFrame:
             line[PLAIN_NAMES.get(name, name)] = spread(members[name].mean(), members[name].std())
         lines.append(line)
     return pd.DataFrame(lines).dropna(axis="columns", how="all")
-
-
-def beside_held_out(model: Model, method: str, distance: str, value: float) -> str | None:
-    """How a reconstruction's distance compares with those of the held-out pictures stored for a model that ships.
-
-    None for any other model, and for a method or a distance that was not stored.
-    """
-    path = RESULTS / f"inversion_{model.name}.csv"
-    if model.name not in model_names() or model.path != resolve_model(model.name) or not path.is_file():
-        return None
-    rows = read_rows(path)
-    rows = rows[(rows["source"] == "held-out") & (rows["method"] == method)]
-    if not len(rows) or distance not in rows:
-        return None
-    nearer = int((rows[distance] < value).sum())
-    return (
-        f"{distance} {cell(value)}: farther than {nearer} of {len(rows)} held-out pictures of its own data, which lie "
-        f"{cell(rows[distance].min())} to {cell(rows[distance].max())} away"
-    )
 
 
 def write_tables(rows: Sequence[dict[str, Any]], out: Path, heading: Sequence[str]) -> str:

@@ -7,17 +7,18 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from analysis.fitting_model import DRAWS, _mean_distance, fitting_model
+from analysis.fitting_model import _mean_distance, fitting_model
+from analysis.inversion.calibration import DRAWS
 from analysis.inversion.distances import Distance
 from analysis.inversion.targets import generated
-from analysis.loading import add_model_arguments, load_model
+from analysis.loading import add_common_arguments, load_model
 from sagan_base.models import DEFAULT_MODEL, model_names
 from sagan_base.sampling import draw_any, to_image
 
 
 def parsed(*options: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_model_arguments(parser)
+    add_common_arguments(parser, "tests")
     return parser.parse_args(["--device", "cpu", *options])
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from analysis.fitting_model import DRAWS
 from analysis.interpolate import _points
+from analysis.inversion.calibration import DRAWS
 from analysis.inversion.targets import brightness_warning, generated
 from analysis.loading import Model
 from sagan_base.sampling import draw_any

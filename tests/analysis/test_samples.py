@@ -209,15 +209,15 @@ def test_a_random_walk_depends_on_its_seed_and_lasts_as_its_rate_says(walked, tm
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
-        (interpolate, ["--frames", "0"], "--frames 0 is not positive"),
-        (interpolate, ["--points", "1"], "--points 1 leaves nothing to walk between"),
+        (interpolate, ["--frames", "0"], "--frames: 0 is too small; use 1 or more"),
+        (interpolate, ["--points", "1"], "--points: 1 is too small; use 2 or more"),
         (interpolate, ["--between", "absent.npz"], "--between needs two latent.npz files"),
         (interpolate, ["--between", "absent.npz", "other.npz"], "absent.npz is no latent.npz"),
         (interpolate, ["--size", "16384", "--format", "webp"], "--size 16384 is more than the 16383 pixels"),
         (interpolate, ["--size", "65536"], "--size 65536 is more than the 65535 pixels"),
         (interpolate, ["--class", "x"], "class 'x' does not exist"),
-        (samples, ["--number", "1"], "--number 1: give at least 2"),
-        (samples, ["--neighbours", "-1"], "--neighbours -1 is negative"),
+        (samples, ["--number", "1"], "--number: 1 is too small; use 2 or more"),
+        (samples, ["--neighbours", "-1"], "--neighbours: -1 is too small; use 0 or more"),
         (samples, ["--data", "folder:nowhere"], "nowhere"),
     ],
 )
