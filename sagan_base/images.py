@@ -1,7 +1,7 @@
 """A data set: one array of uint8 pixels (in memory, or memory-mapped when it is large), labels, and a fingerprint."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -97,6 +97,16 @@ def evenly_spaced(count: int, most: int) -> Tensor:
     """Indices int64 of all ``count`` items, or of ``most`` of them at even distances: a sample without luck."""
     kept = min(count, most)
     return torch.arange(kept) * count // kept
+
+
+def halves(data: ImageData) -> tuple[ImageData, ImageData]:
+    """Two parts of a data set, each with every other image of each class."""
+    by_class = data.labels.argsort(stable=True)
+    parts = (by_class[start::2].sort().values for start in (0, 1))
+    first, second = (
+        replace(data, images=data.images[part], labels=data.labels[part], fingerprint="") for part in parts
+    )
+    return first, second
 
 
 def _digest(images: Tensor) -> str:

@@ -1,7 +1,9 @@
 """Measure a trained model: ``python -m sagan_base.metrics RUN``.
 
-Prints the five measures of evaluate.py for each kind of features, and the class accuracy of class_accuracy.py. With
-``--untrained`` the same network with its initial weights stands beside it, to see how far training got.
+Prints the five measures of evaluate.py for each kind of features, the spread within classes, and class accuracies. With
+``--untrained`` the same network with its initial weights stands beside it, to see how far training got; with
+``--held-out`` images that training never saw are what samples are compared with, and other such images stand beside
+the samples: the floor.
 """
 
 import argparse
@@ -12,12 +14,28 @@ from typing import Any
 
 from sagan_base.checkpoint import build_networks, load_checkpoint, model_file, read_checkpoint
 from sagan_base.cli import Parser, command, find_device, usage_errors, writable_file, writable_folder
-from sagan_base.data import ImageData, load_data
+from sagan_base.data import ImageData, default_cache, load_data
 from sagan_base.files import write_json
 from sagan_base.generator import Generator
-from sagan_base.metrics.class_accuracy import CLASS_ACCURACY, class_accuracy, svm_accuracy, train_svm
-from sagan_base.metrics.evaluate import check_evaluation, evaluate
-from sagan_base.metrics.features import FEATURES
+from sagan_base.images import halves
+from sagan_base.metrics.class_accuracy import (
+    CLASS_ACCURACY,
+    JUDGED,
+    class_accuracy,
+    judged_accuracy,
+    svm_accuracy,
+    train_svm,
+)
+from sagan_base.metrics.classifier import (
+    check_classifier_data,
+    classifier_accuracy,
+    classifier_for,
+    judge_config,
+    load_classifier,
+)
+from sagan_base.metrics.evaluate import check_evaluation, evaluate, evaluate_images, within_class_spread
+from sagan_base.metrics.features import FEATURES, features_label
+from sagan_base.metrics.names import column
 from sagan_base.trained_on import in_class_order, warn_of_other_data
 
 
@@ -41,6 +59,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once (default: 64)")
+    parser.add_argument(
+        "--held-out",
+        nargs="?",
+        const="",
+        metavar="SPEC",
+        help="compare with one half of these images instead, and measure the other half as the floor; without SPEC the "
+        "data's own test split",
+    )
+    parser.add_argument("--judge", action="store_true", help="class accuracy by a residual network too, trained once "
+                        "on the data (half an hour of one core for CIFAR-10)")  # fmt: skip
     parser.add_argument("--untrained", action="store_true", help="measure the network's initial weights too")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="for classifiers and statistics of real images "
                         "(default: $YLG_CACHE, or ylg in the user's cache folder)")  # fmt: skip
@@ -66,35 +94,72 @@ def main(argv: list[str] | None = None) -> int:
         spec, channels = arguments.data or config.data, config.model.image_channels
         data = load_data(spec, trained.resolution, channels, cache=arguments.cache)
         data = in_class_order(data, info, trained.num_classes)
+        reference = floor = None
+        if arguments.held_out is not None:
+            held_out = _held_out(arguments.held_out or spec, bool(arguments.held_out), data, info, arguments.cache)
+            reference, floor = halves(held_out)
         for name in arguments.features:
             check_evaluation(data, name, arguments.num_samples, weights.get(name), trained)
+        if arguments.judge:
+            check_classifier_data(data)
+            if trained.num_classes == 1:
+                raise ValueError("--judge asks for the class of samples, but the model is unconditional; leave it out")
         device = find_device(arguments.device)
         if arguments.json:
             writable_file("--json", arguments.json)
     print(data.describe(), file=sys.stderr)
     warn_of_other_data(data, info)
-    generators = {"trained": trained}
+    measured: dict[str, Generator | ImageData] = {"trained": trained.to(device)}
     if arguments.untrained:
-        generators["untrained"] = build_networks(config)[0]
-    figures = {column: _measure(g.to(device), data, arguments) for column, g in generators.items()}
+        measured["untrained"] = build_networks(config)[0].to(device)
+    if floor is not None:
+        measured["real"] = floor
+    figures = {column: _measure(what, data, reference, arguments) for column, what in measured.items()}
     print(_table(figures))
-    if CLASS_ACCURACY in figures["trained"]:
+    if floor is not None:
+        print(f"(compared with {len(reference):,} held-out images; real: {len(floor):,} other ones)")
+    elif CLASS_ACCURACY in figures["trained"]:
         print(_reference(spec, data, info, arguments.cache))
     if arguments.json:
         write_json(arguments.json, figures)
     return 0
 
 
-def _measure(generator: Generator, data: ImageData, arguments: argparse.Namespace) -> dict[str, float]:
-    values = {}
+def _measure(
+    what: Generator | ImageData, data: ImageData, reference: ImageData | None, arguments: argparse.Namespace
+) -> dict[str, float]:
+    """Every figure of a generator's samples, or of real images in their place."""
+    values, real = {}, isinstance(what, ImageData)
+    common = {"batch_size": arguments.batch_size, "cache": arguments.cache, "reference": reference}
     for name in arguments.features:
         weights = arguments.inception_weights if name == "inception" else None
-        values |= evaluate(
-            generator, data, name, arguments.num_samples, arguments.seed, arguments.batch_size, arguments.cache, weights
-        ).values
-    if data.num_classes > 1 and generator.num_classes == data.num_classes:
-        values[CLASS_ACCURACY] = class_accuracy(generator, data, seed=arguments.seed)
+        found = (
+            evaluate_images(what, data, name, weights=weights, **common)
+            if real
+            else evaluate(what, data, name, arguments.num_samples, arguments.seed, weights=weights, **common)
+        )
+        values |= found.values
+        if what.num_classes > 1:
+            label = column("within-class spread", features_label(name, data))
+            values[label] = within_class_spread(found.features, found.labels)
+    if data.num_classes > 1 and what.num_classes == data.num_classes:
+        values[CLASS_ACCURACY] = (
+            svm_accuracy(train_svm(data), what) if real else class_accuracy(what, data, seed=arguments.seed)
+        )
+    if arguments.judge:
+        judge, _ = load_classifier(classifier_for(data, arguments.cache or default_cache(), judge_config(data)))
+        values[JUDGED] = (
+            classifier_accuracy(judge, what) if real else judged_accuracy(judge, what, found.labels, arguments.seed)
+        )
     return values
+
+
+def _held_out(spec: str, given: bool, data: ImageData, info: Mapping[str, Any], cache: Path | None) -> ImageData:
+    """Images that training never saw, their classes numbered as the model's; of a data set named anew, all of them."""
+    held_out = load_data(spec, data.resolution, data.channels, split="train" if given else "test", cache=cache)
+    if held_out.fingerprint == data.fingerprint:
+        raise ValueError(f"--held-out {spec} holds the very images of the training data; give others")
+    return in_class_order(held_out, info, data.num_classes)
 
 
 def _table(figures: dict[str, dict[str, float]]) -> str:

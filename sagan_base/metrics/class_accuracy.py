@@ -1,21 +1,23 @@
-"""Do the samples show the class they were asked for? Judged by a support vector machine that never saw a network.
+"""Do the samples show the class they were asked for? Judged by those who had no part in training.
 
 An RBF support vector machine from scikit-learn learns the classes from pixels of real images (at most 5,000, evenly
 spaced, averaged down to 32x32 where larger), then names the class of each sample. On digits it is right for 98% of
-held-out real images; on photographs for about half, so read its figure beside ``svm_accuracy``.
+held-out real images; on photographs for about half, so read its figure beside ``svm_accuracy``, or ask the judge of
+classifier.py.
 """
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.svm import SVC
-from torch import Tensor
+from torch import Tensor, nn
 
 from sagan_base.data import ImageData, evenly_spaced
 from sagan_base.generator import Generator
 from sagan_base.sampling import GeneratedImages
 
 CLASS_ACCURACY = "class accuracy (SVM on real images)"
+JUDGED = "class accuracy (residual judge)"
 MOST_TRAINING_IMAGES = 5000
 SIDE = 32
 
@@ -38,6 +40,17 @@ def class_accuracy(
     with GeneratedImages(generator, labels, seed, progress=progress) as samples:
         pixels = torch.stack([samples[i] for i in range(num_samples)])
     return float(machine.score(_rows(pixels[:, : data.channels]), labels.numpy()))
+
+
+@torch.no_grad()
+def judged_accuracy(judge: nn.Module, generator: Generator, labels: Tensor, seed: int = 0) -> float:
+    """Share of the samples of these labels, int64 [N], that a judge of classifier.py assigns to the class asked for."""
+    hits = 0
+    with GeneratedImages(generator, labels, seed) as samples:
+        for part in torch.arange(len(labels)).split(500):
+            pixels = torch.stack([samples[int(i)] for i in part])
+            hits += int((judge(pixels[:, : judge.channels])[1].argmax(1) == labels[part]).sum())
+    return hits / len(labels)
 
 
 def train_svm(data: ImageData) -> SVC:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -74,6 +75,7 @@ def evaluate(
     cache: Path | None = None,
     weights: Path | None = None,
     progress: bool = True,
+    reference: ImageData | None = None,
 ) -> Evaluation:
     """Compare samples of the generator, in evaluation mode, with the images of ``data``.
 
@@ -86,25 +88,63 @@ def evaluate(
         num_samples: None means as many as ``data`` has, at most 50,000.
         cache: folder for the classifier and the real statistics; None means ``sagan_base.data.default_cache()``.
         weights: file of the extractor's weights, where it does not come by itself.
+        reference: images to compare with instead, of the same classes; a classifier is still that of ``data``.
     Returns:
         The values are {"FD (LABEL)", "IS-style (LABEL)", "KID (LABEL)", "precision (LABEL)", "recall (LABEL)"}, with
         "FID", "IS" and "KID" for Inception.
     Raises:
         ValueError: fewer than 10 samples, data of another size than the generator's images, no such features.
     """
-    num_samples = min(len(data), MOST_REAL_IMAGES) if num_samples is None else num_samples
+    reference = data if reference is None else reference
+    num_samples = min(len(reference), MOST_REAL_IMAGES) if num_samples is None else num_samples
     _check_samples(data, num_samples, generator)
     cache = Path(cache) if cache else default_cache()
     choice = choose_features(features, data, cache, weights)
     device = next(generator.parameters()).device
     extractor = choice.create(device)
-    real = real_statistics(data, choice, extractor, cache, batch_size, progress)
-    labels = class_frequency_labels(data, num_samples, seed)
+    real = real_statistics(reference, choice, extractor, cache, batch_size, progress)
+    labels = class_frequency_labels(reference, num_samples, seed)
     with GeneratedImages(generator, labels, seed, batch_size, progress) as samples:
-        generated = extract(samples, extractor, batch_size)
-    measured, logits = (generated[layer] for layer in choice.layers)
+        return _compared(extract(samples, extractor, batch_size), choice, labels, real)
+
+
+def evaluate_images(
+    images: ImageData,
+    data: ImageData,
+    features: str = "classifier",
+    batch_size: int = 64,
+    cache: Path | None = None,
+    weights: Path | None = None,
+    progress: bool = True,
+    reference: ImageData | None = None,
+) -> Evaluation:
+    """``evaluate`` with real images in the place of samples: the floor below which no generator should be expected."""
+    cache = Path(cache) if cache else default_cache()
+    choice = choose_features(features, data, cache, weights)
+    extractor = choice.create("cpu")
+    real = real_statistics(data if reference is None else reference, choice, extractor, cache, batch_size, progress)
+    with RealImages(images, batch_size, progress) as shown:
+        labels = images.labels[evenly_spaced(len(images), MOST_REAL_IMAGES)]
+        return _compared(extract(shown, extractor, batch_size), choice, labels, real)
+
+
+def _compared(found: dict[str, Tensor], choice: FeatureChoice, labels: Tensor, real: RealStatistics) -> Evaluation:
+    measured, logits = (found[layer] for layer in choice.layers)
     values = {column(name, choice.label): value for name, value in measures(measured, logits, real).items()}
     return Evaluation(values, measured, labels, real)
+
+
+def within_class_spread(features: Tensor, labels: Tensor) -> float:
+    """Mean Euclidean distance of two images of a class, averaged over the classes that have two.
+
+    Beside the same of real images it tells how much of their variety a generator has: 0 where each class is one image.
+
+    Args:
+        features: float [N, d].
+        labels: int64 [N].
+    """
+    of_classes = (features[labels == label] for label in labels.unique())
+    return float(torch.stack([F.pdist(some).mean() for some in of_classes if len(some) > 1]).mean())
 
 
 def check_evaluation(

@@ -1,11 +1,8 @@
 """The measures against direct computations, and the promises of evaluate."""
 
-import json
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
@@ -17,20 +14,15 @@ import scipy.special
 import scipy.stats
 import torch
 from sklearn.datasets import load_sample_image
-from sklearn.svm import SVC
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from sagan_base.checkpoint import build_networks, load_checkpoint, named_part, write_checkpoint
-from sagan_base.config import ModelConfig, RunConfig
 from sagan_base.data import ImageData, load_data
 from sagan_base.generator import Generator
-from sagan_base.metrics import __main__ as command_module
 from sagan_base.metrics import classifier as classifier_module
 from sagan_base.metrics import evaluate as evaluate_module
 from sagan_base.metrics import features as features_module
-from sagan_base.metrics.__main__ import main as metrics_command
-from sagan_base.metrics.class_accuracy import CLASS_ACCURACY, class_accuracy, svm_accuracy, train_svm
+from sagan_base.metrics.class_accuracy import class_accuracy, svm_accuracy, train_svm
 from sagan_base.metrics.classifier import (
     ClassifierConfig,
     classifier_accuracy,
@@ -48,41 +40,10 @@ from sagan_base.train import build_parser as training_options
 LABEL = "(digits classifier)"
 
 
-@pytest.fixture(scope="session")
-def digits() -> ImageData:
-    return load_data("digits", 16)
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Path:
-    """A cache that holds the digits' classifier, trained once for all these tests."""
-    folder = tmp_path_factory.mktemp("cache")
-    classifier_for(digits, folder, progress=False)
-    return folder
-
-
 @pytest.fixture
 def generator() -> Generator:
     torch.manual_seed(0)
     return Generator(resolution=16, image_channels=1, num_classes=10, generator_width=4, attention=None)
-
-
-class Replay(nn.Module):
-    """A generator that returns real images of the class asked for, moved ``shift`` classes on."""
-
-    latent_dim = 2
-
-    def __init__(self, data: ImageData, shift: int = 0):
-        super().__init__()
-        self.device_holder = nn.Parameter(torch.zeros(()))
-        self.data, self.shift = data, shift
-        self.num_classes, self.resolution = data.num_classes, data.resolution
-
-    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        of_class = [torch.nonzero(self.data.labels == c)[:, 0] for c in range(self.num_classes)]
-        wanted = (labels + self.shift) % self.num_classes
-        index = [of_class[c][int(abs(n) * 1e6) % len(of_class[c])] for c, n in zip(wanted, z[:, 0], strict=True)]
-        return self.data.batch(torch.stack(index))[0]
 
 
 # --- values against direct computations ---
@@ -204,8 +165,10 @@ def test_evaluate_agrees_with_torch_fidelitys_own_command(digits: ImageData, cac
 # --- what evaluate promises ---
 
 
-def test_real_images_score_far_better_than_an_untrained_generator(digits: ImageData, cache: Path, generator: Generator):
-    good = evaluate(Replay(digits), digits, num_samples=400, cache=cache, progress=False).values
+def test_real_images_score_far_better_than_an_untrained_generator(
+    digits: ImageData, cache: Path, generator: Generator, replay
+):
+    good = evaluate(replay(digits), digits, num_samples=400, cache=cache, progress=False).values
     bad = evaluate(generator, digits, num_samples=400, cache=cache, progress=False).values
     assert good[f"FD {LABEL}"] < bad[f"FD {LABEL}"] / 50 and good[f"KID {LABEL}"] < bad[f"KID {LABEL}"] / 50
     assert good[f"IS-style {LABEL}"] > 8 and bad[f"IS-style {LABEL}"] < 2
@@ -441,20 +404,20 @@ def test_missing_packages_are_named_with_the_extra_that_has_them(monkeypatch: py
 # --- the classes, judged from outside ---
 
 
-def test_the_support_vector_machine_tells_right_classes_from_wrong_ones(digits: ImageData):
+def test_the_support_vector_machine_tells_right_classes_from_wrong_ones(digits: ImageData, replay):
     test = load_data("digits", 16, split="test")
-    assert class_accuracy(Replay(test), digits, num_samples=100) >= 0.95
-    assert class_accuracy(Replay(test, shift=1), digits, num_samples=100) <= 0.05
-    only_zeros = Replay(test)
-    only_zeros.forward = lambda z, labels: Replay.forward(only_zeros, z, torch.zeros_like(labels))
+    assert class_accuracy(replay(test), digits, num_samples=100) >= 0.95
+    assert class_accuracy(replay(test, shift=1), digits, num_samples=100) <= 0.05
+    only_zeros = replay(test)
+    only_zeros.forward = lambda z, labels: replay.forward(only_zeros, z, torch.zeros_like(labels))
     assert class_accuracy(only_zeros, digits, num_samples=100) == pytest.approx(0.1, abs=0.02)
     assert svm_accuracy(train_svm(digits), test) >= 0.97
 
 
-def test_class_accuracy_needs_the_same_classes(digits: ImageData):
+def test_class_accuracy_needs_the_same_classes(digits: ImageData, replay):
     one_class = ImageData("faces", digits.images, torch.zeros_like(digits.labels), ("face",))
     with pytest.raises(ValueError, match="faces has 1; class accuracy needs the same number"):
-        class_accuracy(Replay(digits), one_class)
+        class_accuracy(replay(digits), one_class)
 
 
 # --- torchvision beside a torch that it does not fit ---
@@ -497,95 +460,6 @@ def test_operators_that_exist_are_left_alone():
         pytest.skip("the installed torchvision does not fit the installed torch: no operators of its own to run")
     boxes, scores = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2.1]]), torch.tensor([1.0, 2.0])
     assert torch.ops.torchvision.nms(boxes, scores, 0.5).tolist() == [1]
-
-
-# --- the command ---
-
-
-def write_model(folder: Path, info: dict | None = None) -> Path:
-    config = RunConfig(
-        model=ModelConfig(resolution=16, image_channels=1, num_classes=10, generator_width=2, attention=None)
-    )
-    generator, discriminator = build_networks(config)
-    torch.nn.init.constant_(generator.to_image.bias, -1.0)  # a darker generator than the untrained one
-    tensors = named_part("ema", generator.state_dict()) | named_part("discriminator", discriminator.state_dict())
-    write_checkpoint(folder / "model.safetensors", tensors, config, info or {})
-    return folder / "model.safetensors"
-
-
-def test_the_classes_of_the_data_are_numbered_as_the_models_or_refused(
-    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-):
-    seen = {}
-    monkeypatch.setattr(command_module, "evaluate", lambda *given: SimpleNamespace(values={}))
-    monkeypatch.setattr(command_module, "class_accuracy", lambda _, data, seed: seen.update(data=data) or 1.0)
-    monkeypatch.setattr(command_module, "_reference", lambda *_: "")
-    info = {"class_names": digits.class_names[::-1], "data": {"fingerprint": digits.fingerprint}}
-    model = str(write_model(tmp_path, info))
-    assert metrics_command([model, "--cache", str(tmp_path)]) == 0
-    assert seen["data"].class_names == digits.class_names[::-1]
-    assert torch.equal(seen["data"].labels, 9 - digits.labels)
-    err = capsys.readouterr().err
-    assert "note: the classes of digits are numbered as the model's: 9, 8" in err
-    assert f"warning: digits is not what the model was trained on (fingerprint {digits.fingerprint[:12]} in" in err
-    write_model(tmp_path, {**info, "class_names": digits.class_names})
-    assert metrics_command([model, "--cache", str(tmp_path)]) == 0
-    assert seen["data"].fingerprint == digits.fingerprint and "warning" not in capsys.readouterr().err
-    write_model(tmp_path, {"class_names": [f"digit {i}" for i in range(10)]})
-    with pytest.raises(SystemExit) as stop:
-        metrics_command([model])
-    assert stop.value.code == 2
-    assert "has the classes 0, 1, 2" in (err := capsys.readouterr().err) and "trained on digit 0, digit 1" in err
-
-
-def test_the_command_prints_a_row_a_measure_for_the_trained_and_the_untrained_network(
-    digits: ImageData, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-):
-    model = write_model(tmp_path)
-    arguments = ["--num-samples", "40", "--untrained", "--cache", str(cache), "--json", str(tmp_path / "m.json")]
-    assert metrics_command([str(model), *arguments]) == 0
-    out, err = capsys.readouterr()
-    rows = {line[: line.index("  ")]: line.split()[-2:] for line in out.splitlines()[1:] if "  " in line}
-    found = json.loads((tmp_path / "m.json").read_text())
-    direct = evaluate(load_checkpoint(model)[0], digits, num_samples=40, cache=cache).values
-    assert found["trained"][f"FD {LABEL}"] == direct[f"FD {LABEL}"] != found["untrained"][f"FD {LABEL}"]
-    assert rows[f"FD {LABEL}"] == [f"{found[c][f'FD {LABEL}']:.4f}" for c in ("trained", "untrained")]
-    assert CLASS_ACCURACY in found["trained"] and "of 355 held-out real images" in out
-    assert "data: digits" in err
-
-
-def test_the_commands_samples_have_its_seed_and_its_machine_learns_from_the_training_images(
-    digits: ImageData, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-):
-    def seed_of(measure: Callable) -> Callable:
-        return lambda *given, **named: signature(measure).bind(*given, **named).arguments.get("seed", 0)
-
-    evaluated, judged = seed_of(evaluate), seed_of(class_accuracy)
-    monkeypatch.setattr(
-        command_module, "evaluate", lambda *given, **named: SimpleNamespace(values={"FD": evaluated(*given, **named)})
-    )
-    monkeypatch.setattr(command_module, "class_accuracy", judged)
-    options = ["--seed", "7", "--cache", str(tmp_path), "--json", str(tmp_path / "m.json")]
-    assert metrics_command([str(write_model(tmp_path)), *options]) == 0
-    assert json.loads((tmp_path / "m.json").read_text()) == {"trained": {"FD": 7, CLASS_ACCURACY: 7}}
-    test = load_data("digits", 16, split="test")
-    pixels, held_out = (part.images.flatten(1).numpy() / np.float32(255) for part in (digits, test))
-    share = SVC(C=10.0).fit(pixels, digits.labels).score(held_out, test.labels)
-    assert share < 1 and f"the machine names the class of {share:.1%})" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["missing.safetensors"], "missing.safetensors is not a file"),
-        (["missing.safetensors", "--features", "vgg"], "invalid choice: 'vgg'"),
-    ],
-)
-def test_the_command_refuses_bad_input_in_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture):
-    with pytest.raises(SystemExit) as stop:
-        metrics_command(arguments)
-    err = capsys.readouterr().err
-    assert stop.value.code == 2 and words in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 20, None])
