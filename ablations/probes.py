@@ -92,8 +92,7 @@ def train(todo: list[tuple], out: Path, steps: int | None) -> None:
     for part, row, task, seed in (progress := tqdm(todo, unit="run")):
         progress.set_description(f"{part}: {row.name}, {task}")
         line = dict(zip(KEY, (part, row.name, task, seed), strict=True)) | run(row, task, PARTS[part][0], seed, steps)
-        frame = pd.DataFrame([line])
-        write_text(out / "runs.csv", pd.concat([runs(out), frame] if len(runs(out)) else [frame]).to_csv(index=False))
+        write_text(out / "runs.csv", pd.DataFrame([*runs(out).to_dict("records"), line]).to_csv(index=False))
 
 
 def comparison(forecast: pd.DataFrame, finished: pd.DataFrame) -> pd.DataFrame:

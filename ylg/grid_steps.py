@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, kron
 
 from ylg.orders import Grid
 from ylg.pattern_steps import from_pairs, progressions
 
-Labels = Callable[["Runs", "Runs"], np.ndarray]  # of the rows [rows, 1] and the columns [1, cols] to int [rows, cols]
+Labels = Callable[["Runs", "Runs"], np.ndarray]  # of the rows [rows, 1] and the columns [cols] to int [rows, cols]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +40,10 @@ class Runs:
         return (self.place - self.run) % self.shortest
 
 
-def cut(side: int, longest: int) -> Runs:
-    """``side`` places in as few runs of at most ``longest`` as there can be, their lengths at most one apart."""
-    count = -(-side // longest)
-    place = np.arange(side)
-    run = place * count // side
-    lengths = np.bincount(run)
+def cut(place: np.ndarray, longest: int) -> Runs:
+    """All places of an axis, in as few runs of at most ``longest`` as there can be, their lengths at most one apart."""
+    run = place * -(-place.size // longest) // place.size
+    lengths = np.bincount(run.ravel())
     starts = np.cumsum(lengths) - lengths
     return Runs(place, run, place - starts[run], lengths[run], int(lengths.min()))
 
@@ -105,10 +103,9 @@ def orthogonal(
     ``half_down`` and ``half_right`` move both partitions against the grid by half the shortest run, so that the
     borders of blocks fall elsewhere. They wrap round: a move renames the cells, and orthogonal partitions stay so.
     """
-    rows, cols = cut(grid[0], block[0]), cut(grid[1], block[1])
+    rows, cols = cut(np.arange(grid[0])[:, None], block[0]), cut(np.arange(grid[1]), block[1])
     moves = (-(rows.shortest // 2) * half_down, -(cols.shortest // 2) * half_right)
-    of_rows = Runs(rows.place[:, None], rows.run[:, None], rows.offset[:, None], rows.length[:, None], rows.shortest)
-    return tuple(_classes(np.roll(labels(of_rows, cols), moves, axis=(0, 1))) for labels in (first, second))
+    return tuple(_classes(np.roll(labels(rows, cols), moves, axis=(0, 1))) for labels in (first, second))
 
 
 def window_lattice(grid: Grid, block: Grid) -> tuple[csr_array, csr_array]:
@@ -123,7 +120,7 @@ def window_lattice(grid: Grid, block: Grid) -> tuple[csr_array, csr_array]:
         place = np.arange(side)
         windows.append(progressions(np.clip(place - width // 2, 0, side - width), np.full(side, width), 1).T.tocsr())
         lattices.append(progressions(place % width, -(-(side - place % width) // width), width))
-    return _product(*windows), _product(*lattices)
+    return kron(*windows, format="csr"), kron(*lattices, format="csr")
 
 
 SPREAD = np.array([0, 3, 5, 10, 12, 15])  # the relays of a 4x4 block, by offset: two apart, never in one row of two
@@ -171,14 +168,6 @@ def _classes(labels: np.ndarray) -> csr_array:
     return csr_array((step.data, members.astype(np.int32)[step.indices], step.indptr), shape=step.shape)
 
 
-def _product(of_rows: csr_array, of_cols: csr_array) -> csr_array:
-    """Cell (r, c) attends to (r', c') where r attends to r' and c to c'."""
-    n = of_rows.shape[0] * of_cols.shape[0]
-    (r, s), (c, d) = of_rows.nonzero(), of_cols.nonzero()
-    side = of_cols.shape[0]
-    return from_pairs((r[:, None] * side + c).ravel(), (s[:, None] * side + d).ravel(), n)
-
-
 # ---- The block where none is chosen ----
 
 
@@ -190,7 +179,9 @@ def default_block(grid: Grid) -> Grid:
     cells is long anyhow: there twice that is allowed.
     """
     heights, widths = (np.arange(1, side + 1) for side in grid)
-    of_rows, of_cols = (np.array([_edges(cut(side, longest)) for longest in range(1, side + 1)]).T for side in grid)
+    of_rows, of_cols = (
+        np.array([_edges(cut(np.arange(side), longest)) for longest in range(1, side + 1)]).T for side in grid
+    )
     edges = (of_rows[:, :, None] * of_cols[:, None, :]).sum(0)  # of B and of ROT
     elongation = np.maximum(heights[:, None] / widths, widths / heights[:, None])
     allowed = elongation <= 2 * max(1.0, (grid[0] * grid[1]) ** 0.5 / min(grid) ** 2)

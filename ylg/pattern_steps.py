@@ -100,10 +100,8 @@ def first_radix(num_steps: int, n: int) -> int:
 
 def star(n: int, stride: int) -> tuple[csr_array, csr_array]:
     """Position 0 hears everybody, then everybody hears position 0: full information through one vertex."""
-    i = np.arange(n)
-    hub, self_ = np.zeros(n, dtype=np.int64), i[1:]
-    gather = from_pairs(np.append(hub, self_), np.append(i, self_), n)
-    return gather, csr_array(gather.T)
+    spread = _relays_and_self(np.zeros(1, dtype=np.int64), n)
+    return csr_array(spread.T), spread
 
 
 # ---- CSR by index arithmetic ----
