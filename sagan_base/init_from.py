@@ -29,8 +29,9 @@ class Start:
 
     def __str__(self) -> str:
         """What a run's configuration says of it: another content is another run, another path is not."""
-        config, info = self.checkpoint.config, self.checkpoint.info
-        return f"{config.data.split(':')[0]} at step {info.get('step')}, SHA-256 {self.checkpoint.sha256[:12]}"
+        info = self.checkpoint.info
+        data = info.get("data", {}).get("name", "unknown data")
+        return f"{data} at step {info.get('step')}, SHA-256 {self.checkpoint.sha256[:12]}"
 
     def fill(self, network: Network, kind: str, parts: Sequence[str]) -> str:
         """Copy into a network what fits.

@@ -39,8 +39,14 @@ def on_the_cpu(request):
 
 
 @pytest.fixture(scope="session")
+def golden_folder() -> Path:
+    """The part of the authors' reference data that every clone has; see its README.md."""
+    return REPOSITORY / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference data beside the checkout; tests that need it are skipped where it is absent."""
+    """The folder of all reference data beside the checkout; tests that need it are skipped where it is absent."""
     folder = REPOSITORY.parent / "shared"
     if not (folder / "golden").is_dir():
         pytest.skip("no ../shared/golden beside the checkout: the authors' reference data is not here")

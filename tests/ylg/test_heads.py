@@ -56,9 +56,9 @@ def test_masks_equal_their_definition_by_loops(name, key_grid, factors, order, a
 
 @pytest.mark.parametrize(("queries", "keys"), [((32, 32), (16, 16)), ((16, 16), (8, 8)), ((8, 8), (4, 4))])
 @pytest.mark.parametrize("pattern", ["ltr_rtl", "ltr_rtl_original"])
-def test_eight_heads_equal_the_published_stack_bit_for_bit(shared, queries, keys, pattern):
+def test_eight_heads_equal_the_published_stack_bit_for_bit(golden_folder, queries, keys, pattern):
     masks = ylg.head_masks(pattern, queries, keys, alignment="rows").numpy()
-    with np.load(shared / "golden/masks/masks.npz") as golden:
+    with np.load(golden_folder / "masks.npz") as golden:
         packed = golden["get_grid_masks/q{}x{}_k{}x{}".format(*queries, *keys)]
     assert (np.packbits(masks, axis=-1) == packed).all()
 
@@ -76,9 +76,9 @@ SQUARES = [(3, 3), (4, 4), (8, 8), (16, 16), (4, 8), (8, 16), (16, 32)]
 
 @pytest.mark.parametrize(("key_side", "query_side"), SQUARES)
 @pytest.mark.parametrize(("pattern", "step"), CLASSES)
-def test_grid_masks_equal_the_published_ones_bit_for_bit(shared, pattern, step, key_side, query_side):
+def test_grid_masks_equal_the_published_ones_bit_for_bit(golden_folder, pattern, step, key_side, query_side):
     name = f"grid/{CLASSES[pattern, step]}/k{key_side}x{key_side}_q{query_side}x{query_side}"
-    with np.load(shared / "golden/masks/masks.npz") as golden:
+    with np.load(golden_folder / "masks.npz") as golden:
         expected = golden[name].astype(bool)
     mine = ylg.head_masks(pattern, (query_side,) * 2, (key_side,) * 2, num_heads=2, alignment="rows")
     assert (mine[step].numpy() == expected).all()
@@ -86,9 +86,9 @@ def test_grid_masks_equal_the_published_ones_bit_for_bit(shared, pattern, step, 
 
 @pytest.mark.parametrize(("key_side", "query_side"), [(4, 4), (16, 16), (16, 32)])
 @pytest.mark.parametrize(("pattern", "step"), [key for key in CLASSES if "strided" not in key[0]])
-def test_hilbert_masks_equal_the_published_branch(shared, pattern, step, key_side, query_side):
+def test_hilbert_masks_equal_the_published_branch(golden_folder, pattern, step, key_side, query_side):
     name = f"grid_hilbert/{CLASSES[pattern, step]}/k{key_side}x{key_side}_q{query_side}x{query_side}"
-    with np.load(shared / "golden/masks/curves.npz") as golden:
+    with np.load(golden_folder / "curves.npz") as golden:
         expected = golden[name].astype(bool)
     arguments = (pattern, (query_side,) * 2, (key_side,) * 2, 2, "hilbert", "rows")
     assert (ylg.head_masks(*arguments)[step].numpy() == expected).all()

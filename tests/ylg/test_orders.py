@@ -65,15 +65,15 @@ def test_hilbert_keeps_aligned_squares_together_at_every_scale(side):
 
 @pytest.mark.parametrize("side", [4, 8, 16, 32])
 @pytest.mark.parametrize(("order", "name"), [("manhattan", "manhattan"), ("hilbert", "hilbert_p_log2")])
-def test_orders_equal_the_published_enumerations(shared, side, order, name):
-    with np.load(shared / "golden/masks/curves.npz") as curves:
+def test_orders_equal_the_published_enumerations(golden_folder, side, order, name):
+    with np.load(golden_folder / "curves.npz") as curves:
         expected = curves[f"{name}/{side}x{side}"]
     assert (np.array(places(side, side, order)) == expected).all()
 
 
 @pytest.mark.parametrize("rows, cols", [(3, 5), (5, 3), (3, 3)])
-def test_manhattan_equals_the_published_enumeration_of_rectangles(shared, rows, cols):
-    with np.load(shared / "golden/masks/masks.npz") as masks:
+def test_manhattan_equals_the_published_enumeration_of_rectangles(golden_folder, rows, cols):
+    with np.load(golden_folder / "masks.npz") as masks:
         expected = masks[f"enum/manhattan/{rows}x{cols}"]
     assert (np.array(places(rows, cols, "manhattan")) == expected).all()
 

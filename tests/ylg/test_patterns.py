@@ -134,8 +134,8 @@ GOLDEN = {
 
 @pytest.mark.parametrize("name", GOLDEN)
 @pytest.mark.parametrize("n", [9, 12, 16, 20, 64, 200, 256])
-def test_the_originals_equal_the_published_masks_bit_for_bit(shared, name, n):
-    with np.load(shared / "golden/masks/masks.npz") as masks:
+def test_the_originals_equal_the_published_masks_bit_for_bit(golden_folder, name, n):
+    with np.load(golden_folder / "masks.npz") as masks:
         expected = np.stack([masks[f"1d/{cls}/n{n}"] for cls in GOLDEN[name]]).astype(bool)
     assert (ylg.step_masks(f"{name}_original", n).numpy() == expected).all()
     if name != "strided" and math.isqrt(n) ** 2 == n:
@@ -152,8 +152,8 @@ def test_the_originals_equal_the_published_masks_bit_for_bit(shared, name, n):
         (1, "LeftRepetitiveMask/n24_stride4_overlap1", 4),
     ],
 )
-def test_an_explicit_stride_equals_the_published_one(shared, step, key, stride):
-    with np.load(shared / "golden/masks/masks.npz") as masks:
+def test_an_explicit_stride_equals_the_published_one(golden_folder, step, key, stride):
+    with np.load(golden_folder / "masks.npz") as masks:
         expected = masks[f"1d_opts/{key}"].astype(bool)
     assert (ylg.step_masks("ltr_original", len(expected), stride)[step].numpy() == expected).all()
 
