@@ -17,6 +17,7 @@ CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 SAMPLES_FILE, SAMPLES_FOLDER = "samples.png", "samples"  # the newest sheet, and one a step
+MAPS_SUFFIX = "_maps.npz"  # beside a step's sheet: what a head of the generator looked at
 CHECKPOINT_FOLDER = "checkpoints"
 MODEL_FILE, BEST_FILE = "model.safetensors", "best.safetensors"  # of the last step, and of the lowest distance
 

@@ -56,6 +56,20 @@ def preview(generator: nn.Module, seed: int) -> Image.Image:
     return sample_sheet(generate(generator, z, labels), COLUMNS)
 
 
+@torch.no_grad()
+def preview_maps(generator: Generator, seed: int) -> np.ndarray:
+    """Where the generator's first attention layer looks from the middle of the first sample of each row of ``preview``.
+
+    Returns:
+        float16 [rows, num_heads, num_keys]: the attention probabilities of one query.
+    """
+    z, labels = (each[::COLUMNS] for each in preview_inputs(seed, generator.num_classes, generator.latent_dim))
+    device, (rows, cols) = next(generator.parameters()).device, next(iter(generator.attention_layers().values())).grid
+    _, maps = generator(z.to(device), labels.to(device), return_attention=True)
+    maps = maps[0] if isinstance(maps, tuple) else maps
+    return maps[:, :, rows // 2 * cols + cols // 2].half().cpu().numpy()
+
+
 def preview_inputs(seed: int, num_classes: int, latent_dim: int) -> tuple[Tensor, Tensor]:
     """Fixed z [rows * COLUMNS, latent_dim] and labels [rows * COLUMNS], a row per class.
 
@@ -125,6 +139,14 @@ def to_uint8(images: Tensor) -> Tensor:
 def to_image(image: Tensor) -> Image.Image:
     """[C, H, W] in [-1, 1] -> an 8-bit Pillow image, "L" for one channel and "RGB" for three."""
     return sample_sheet(image[None], columns=1, border=0)
+
+
+def sheet_images(sheet: Image.Image, columns: int = COLUMNS, border: int = 2) -> Tensor:
+    """The inverse of ``sample_sheet``, for whole rows: [rows, columns, C, R, R] in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(sheet)).reshape(sheet.height, sheet.width, -1).permute(2, 0, 1)
+    step = (sheet.width - border) // columns
+    tiles = pixels.unfold(1, step, step).unfold(2, step, step)[..., border:, border:]  # each with the border before it
+    return tiles.permute(1, 2, 0, 3, 4).float() / 127.5 - 1
 
 
 def sample_sheet(images: Tensor, columns: int, border: int = 2) -> Image.Image:

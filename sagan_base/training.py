@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -35,7 +36,7 @@ from sagan_base.config import RunConfig
 from sagan_base.data import ImageData
 from sagan_base.distributed import Processes, processes
 from sagan_base.draws import labels, latents, stream
-from sagan_base.files import save_image
+from sagan_base.files import atomic_write, save_image
 from sagan_base.generator import Generator
 from sagan_base.init_from import Start
 from sagan_base.metrics.names import leading
@@ -45,6 +46,7 @@ from sagan_base.run_folder import (
     BEST_FILE,
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
+    MAPS_SUFFIX,
     MODEL_FILE,
     SAMPLES_FILE,
     SAMPLES_FOLDER,
@@ -55,7 +57,7 @@ from sagan_base.run_folder import (
     read_metrics,
     write_record,
 )
-from sagan_base.sampling import preview
+from sagan_base.sampling import preview, preview_maps
 from sagan_base.stopping import Health, StopRequest, TrainingInterrupted, TrainingStopped, stop_requests
 from sagan_base.updates import LOSSES, Updates, slow_bfloat16
 
@@ -326,14 +328,23 @@ class TrainingRun:
                         self._keep_best(values)
                     log.write(self.step, values)
                 if sheet:
-                    image = preview(self.updates.ema.module, self.config.training.seed)
-                    for path in self._sheets():
-                        save_image(path, image)
+                    self._draw()
             except Exception as error:
                 failure = error
         if self.group.any(failure is not None):
             self._save()
             raise failure or RuntimeError(f"process 0 failed at the evaluation or the samples of step {self.step}")
+
+    def _draw(self) -> None:
+        """The sheet of samples, and beside the step's own where the generator's attention looks on its first column."""
+        generator, seed = self.updates.ema.module, self.config.training.seed
+        kept, newest = self._sheets()
+        if generator.attention:
+            with atomic_write(kept.with_name(kept.stem + MAPS_SUFFIX)) as path:
+                np.savez_compressed(path, middle=preview_maps(generator, seed))
+        image = preview(generator, seed)
+        for path in (kept, newest):
+            save_image(path, image)
 
     def _sheets(self) -> tuple[Path, Path]:
         return self.out / SAMPLES_FOLDER / f"step_{self.step:08d}.png", self.out / SAMPLES_FILE

@@ -255,6 +255,8 @@ def test_a_run_leaves_its_record_logs_samples_checkpoints_and_model(finished):
         "samples.png",
         "samples/step_00000004.png",
         "samples/step_00000006.png",
+        "samples/step_00000004_maps.npz",
+        "samples/step_00000006_maps.npz",
         "checkpoints/step_00000004.safetensors",
         "checkpoints/step_00000006.safetensors",
         "model.safetensors",
