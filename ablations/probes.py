@@ -15,7 +15,6 @@ prediction; so those seeds are no evidence, and the results begin with seed 3.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from ablations.probe_rows import NAMED, RANDOM, ProbeRow, predictions
 from ablations.probe_run import run
 from ablations.probe_tasks import TASKS
 from sagan_base import tables
-from sagan_base.cli import Parser, command, usage_errors
+from sagan_base.cli import Parser, command, usage_errors, whole
 from sagan_base.files import atomic_write, write_text
 from ylg.orders import Grid
 
@@ -175,8 +174,9 @@ def parser() -> argparse.ArgumentParser:
     add("--part", choices=list(PARTS), nargs="+", default=list(PARTS), help="default: both")
     add("--task", choices=list(TASKS), nargs="+", default=list(TASKS), help="default: all")
     add("--row", choices=[row.name for row in NAMED + RANDOM], nargs="+", metavar="NAME", help="default: all")
-    add("--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED", help=f"default: {' '.join(map(str, SEEDS))}")
-    add("--steps", type=int, metavar="N", help="of every run (default: the task's own)")
+    seeds = " ".join(map(str, SEEDS))
+    add("--seeds", type=whole(0), nargs="+", default=SEEDS, metavar="SEED", help=f"default: {seeds}")
+    add("--steps", type=whole(1), metavar="N", help="of every run (default: the task's own)")
     add("--predict", action="store_true", help="only write the predictions")
     add("--table", action="store_true", help="run nothing; table and picture from the raw results")
     add("--out", type=Path, default=RESULTS, metavar="FOLDER", help="default: ablations/results/probes")
@@ -187,10 +187,6 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     with usage_errors():
-        if min(options.seeds) < 0:
-            raise ValueError(f"--seeds {min(options.seeds)} is negative; give 0 or more")
-        if options.steps is not None and options.steps < 1:
-            raise ValueError(f"--steps {options.steps} is too small; give 1 or more")
         if options.steps and options.out == RESULTS:
             raise ValueError("--steps makes other runs than those of the results; give an --out of their own")
         predicted(options.out)
@@ -200,10 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.predict:
         print(f"{options.out / 'predictions.csv'} is written")
         return
-    try:
-        train(missing(options, runs(options.out)), options.out, options.steps)
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on with the run that was cut off")
+    train(missing(options, runs(options.out)), options.out, options.steps)
     print(report(options.out))
 
 

@@ -10,7 +10,6 @@ their own. Finished runs are not repeated; the same command goes on.
     python ablations/screening.py --trials from4 from8 --seeds 1 2 3 4 5 6 7 8 --steps 1000   # finalists
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from ablations.presets import find_preset
 from ablations.records import Record, read_record
 from ablations.rows import Row, attending
 from sagan_base import tables
-from sagan_base.cli import usage_errors, writable_folder
+from sagan_base.cli import Parser, command, usage_errors, whole, writable_file, writable_folder
 from sagan_base.data import load_data
 from sagan_base.distributed import processes
 from sagan_base.files import write_text
@@ -124,30 +123,27 @@ def health(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> None:
-    options = argparse.ArgumentParser(
-        prog="python ablations/screening.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = Parser("python ablations/screening.py", __doc__)
     add = options.add_argument
     add("--trials", nargs="+", choices=list(TRIALS), default=list(TRIALS), metavar="NAME", help="default: all")
-    add("--seeds", nargs="+", type=int, default=[SEED], help=f"default: {SEED}")
-    add("--steps", type=int, default=STEPS, help=f"default: {STEPS}")
+    add("--seeds", nargs="+", type=whole(0), default=[SEED], metavar="SEED", help=f"default: {SEED}")
+    add("--steps", type=whole(1), default=STEPS, help=f"default: {STEPS}")
     add("--out", type=Path, default=Path("runs/screening"), metavar="DIR", help="folder of the runs")
     add("--csv", type=Path, default=RESULTS, metavar="FILE", help="the table of all finished runs of --out")
     asked = options.parse_args(argv)
     with processes("cpu") as group:
         with usage_errors():
-            if asked.steps < 1 or min(asked.seeds) < 0:
-                raise ValueError("--steps begin with 1 and --seeds with 0")
             writable_folder("--out", asked.out)
+            writable_file("--csv", asked.csv)
             data = load_data(PRESET.data, PRESET.model.resolution)
         for seed in asked.seeds:
             for name in asked.trials:
                 run, place = TRIALS[name].experiment(name, seed, asked.steps), asked.out / str(asked.steps)
                 if not finished(run, data, place, group):
                     run_experiment(run, data, place, Measurement((PRESET.features,)), group)
-                records = [record for folder in asked.out.glob("*/*") if (record := read_record(folder))]
-                runs = table(records)
+                runs = table([record for folder in asked.out.glob("*/*") if (record := read_record(folder))])
                 write_text(asked.csv, tables.csv(runs))
     print(tables.text(health(runs[runs["steps"] == asked.steps])))
 

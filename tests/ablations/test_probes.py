@@ -134,8 +134,8 @@ def test_predictions_are_written_before_the_first_run_and_must_stay(folder, caps
     ("options", "words"),
     [
         (["--table"], "holds no finished run"),
-        (["--seeds", "3", "-1"], "--seeds -1 is negative"),
-        (["--steps", "0"], "--steps 0 is too small"),
+        (["--seeds", "3", "-1"], "-1 is too small"),
+        (["--steps", "0"], "0 is too small"),
     ],
 )
 def test_a_mistake_is_one_line(folder, options, words, capsys):
