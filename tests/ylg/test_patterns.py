@@ -336,9 +336,9 @@ def test_bad_input_is_refused_by_value_and_remedy(arguments, words):
 
 
 @pytest.mark.usefixtures("registry")
-def test_the_readmes_own_pattern_is_a_whole_file(tmp_path, repository):
-    blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    (block,) = (text for text in blocks if "register_pattern" in text)
+def test_the_pages_own_pattern_is_a_whole_file(tmp_path, repository):
+    page = (repository / "docs" / "patterns.md").read_text(encoding="utf-8")
+    (block,) = (text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "register_pattern" in text)
     (tmp_path / "mine.py").write_text(block)
     assert patterns.load_patterns(tmp_path / "mine.py") == ("halves",)
 
