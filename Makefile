@@ -5,12 +5,13 @@ VENV := .venv
 CONSTRAINTS := constraints.txt
 STAMP := $(VENV)/.installed
 
-.PHONY: help ablation results figures test lint clean
+.PHONY: help ablation results figures docs test lint clean
 
 help:
 	@echo "make ablation   set up .venv, then train and measure the paper's YLG row on real digits (about 7 minutes)"
 	@echo "make results    tables, report and RESULTS.md again from the raw results in the repository"
 	@echo "make figures    pictures again: README's, benchmark plots, sheets and pages of the shipped models"
+	@echo "make docs       the API as pages, from the docstrings, in build/api"
 	@echo "make test       set up .venv, then run the tests"
 	@echo "make lint       ruff"
 	@echo "make clean      remove .venv"
@@ -38,6 +39,10 @@ figures: $(STAMP)
 	  cp runs/attention/$$model/attention_maps.png analysis/results/attention_$$model.png; \
 	  cp runs/attention/$$model/head_statistics.json analysis/results/attention_$$model.json; \
 	done
+
+docs: $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[docs]'
+	$(VENV)/bin/pdoc --docformat google -o build/api ylg sagan_base
 
 test: $(STAMP)
 	$(VENV)/bin/pytest
