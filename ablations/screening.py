@@ -22,7 +22,9 @@ from ablations.experiment import Experiment, Setting
 from ablations.presets import find_preset
 from ablations.records import Record, read_record
 from ablations.rows import Row, attending
+from ablations.table import map_columns
 from sagan_base import tables
+from sagan_base.attention_health import MEASURES
 from sagan_base.cli import Parser, command, usage_errors, whole, writable_file, writable_folder
 from sagan_base.data import load_data
 from sagan_base.distributed import processes
@@ -30,7 +32,7 @@ from sagan_base.files import write_text
 from sagan_base.tables import cell
 
 RESULTS = Path(__file__).parent / "results" / "screening.csv"
-MEASURES = ("entropy", "variation", "between")
+DISTANCE = "FD (digits classifier)"
 PRESET, SEED, STEPS, SAMPLES = find_preset("digits"), 100, 300, 500
 
 
@@ -85,41 +87,36 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
             "side": model.generator_attention[0],
             "FD": record.distance,
         }
-        for layer, values in sorted(record.attention_health.items()):
-            part = layer[0].upper()
-            for name in MEASURES:
-                trained, untrained = values[name], values["untrained"][name]
-                line[f"{part} {name}"] = sum(trained) / len(trained)
-                line[f"{part} {name}, untrained"] = sum(untrained) / len(untrained)
-            if part == "D":
-                line["logits moved"] = values["output changes"]["mean map"]
-            else:
-                line["FD, mean map"] = values["distance"]["mean map"]
+        for key, value in map_columns(record).items():
+            name, _, layer = key.partition("/")
+            line[f"{layer[:1].upper()} {name}".strip()] = value
         lines.append(line)
     return pd.DataFrame(lines).round(4)
 
 
 def ranked(runs: pd.DataFrame) -> pd.DataFrame:
     """The trials of runs of one length, those first whose maps matter most: by the sum of the ranks of both changes."""
-    means = runs.groupby("trial", sort=False).mean(numeric_only=True)
-    means["FD, times"] = means["FD, mean map"] / means["FD"]
-    ranks = means[["logits moved", "FD, times"]].rank(ascending=False).sum(axis=1)
+    means = runs.groupby("trial", sort=False).mean(numeric_only=True).assign(seeds=runs["trial"].value_counts())
+    means["FD, times"] = means[f"{DISTANCE}, mean map"] / means["FD"]
+    ranks = means[["D output change, mean map", "FD, times"]].rank(ascending=False).sum(axis=1)
     return means.assign(ranks=ranks).sort_values("ranks", kind="stable").reset_index()
 
 
 def health(runs: pd.DataFrame) -> pd.DataFrame:
-    """A line for each trial, length and network: its maps beside those of the untrained network, means over seeds."""
+    """A line for each length, trial and network: its maps beside those of the untrained network, means over seeds."""
     lines = []
     for steps, of_length in runs.groupby("steps", sort=False):
         for trial in ranked(of_length).to_dict("records"):
-            seeds = (of_length["trial"] == trial["trial"]).sum()
-            for part in "GD":
-                line = {"trial": trial["trial"], "steps": steps, "seeds": seeds, "network": part, "FD": trial["FD"]}
+            changes = {
+                "G": f"FD x {trial['FD, times']:.2f}",
+                "D": f"logits by {trial['D output change, mean map']:.3f} sd",
+            }
+            for part, change in changes.items():
+                line = {name: trial[name] for name in ("trial", "seeds", "FD")} | {"steps": steps, "network": part}
                 for name in MEASURES:
-                    trained, untrained = (cell(trial[f"{part} {name}{when}"]) for when in ("", ", untrained"))
-                    line[f"{name} (untrained)"] = f"{trained} ({untrained})"
-                changes = {"G": f"FD x {trial['FD, times']:.2f}", "D": f"logits by {trial['logits moved']:.3f} sd"}
-                lines.append(line | {"with mean maps": changes[part]})
+                    trained, untrained = trial[f"{part} {name}"], trial[f"{part} untrained {name}"]
+                    line[f"{name} (untrained)"] = f"{cell(trained)} ({cell(untrained)})"
+                lines.append(line | {"with mean maps": change})
     return pd.DataFrame(lines)
 
 

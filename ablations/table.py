@@ -10,6 +10,7 @@ import pandas as pd
 
 from ablations.paper import ASTERISK, paper_columns
 from ablations.records import Record
+from sagan_base.attention_health import MEASURES
 from sagan_base.files import write_text
 from sagan_base.tables import csv, markdown, text
 from ylg.heads import shown_order
@@ -41,7 +42,7 @@ def _line(record: Record) -> dict[str, Any]:
         f"{record.distance_key}, attention off": record.attention_off.get(record.distance_key),
         **paper_columns(record.row),
         **dict(sorted(record.gains.items())),
-        **_map_columns(record),
+        **map_columns(record),
         "parameters": sum(record.parameters.values()),
         "file MB": record.file_bytes / 1e6,
         "minutes": record.seconds / 60,
@@ -49,12 +50,13 @@ def _line(record: Record) -> dict[str, Any]:
     }
 
 
-def _map_columns(record: Record) -> dict[str, float]:
-    """How each layer attends, means over its heads, and the distance with other maps than the generator's own."""
+def map_columns(record: Record) -> dict[str, float]:
+    """How each layer attends, and did untrained, means over its heads; the distance with other maps than its own."""
     columns = {}
     for layer, values in sorted(record.attention_health.items()):
-        for measure in ("entropy", "variation", "between"):
-            columns[f"{measure}/{layer}"] = sum(values[measure]) / len(values[measure])
+        for when, health in (("", values), ("untrained ", values["untrained"])):
+            for measure in MEASURES:
+                columns[f"{when}{measure}/{layer}"] = sum(health[measure]) / len(health[measure])
         for change, distance in values.get("distance", {}).items():
             columns[f"{record.distance_key}, {change}"] = distance
         for change, size in values["output changes"].items():

@@ -8,7 +8,7 @@ lowers it for free. So ``watch`` also measures the share of the maps' variation 
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -49,6 +49,9 @@ class MapHealth:
     def depends_on_image(self) -> bool:
         """Whether some head both leaves uniform and differs from image to image."""
         return any(v >= UNIFORM and b >= UNIFORM for v, b in zip(self.variation, self.between, strict=True))
+
+
+MEASURES = tuple(measure.name for measure in fields(MapHealth))
 
 
 class Maps:
@@ -229,20 +232,28 @@ def attention_health(
     return report
 
 
+def logged_health(metrics: dict[str, float]) -> dict[str, dict[str, list[float]]]:
+    """The means over heads that a run logged ("entropy/generator.attention.16"), in the report's form."""
+    report: dict[str, dict[str, list[float]]] = {}
+    for key, value in metrics.items():
+        measure, _, layer = key.partition("/")
+        if measure in MEASURES:
+            report.setdefault(layer, {})[measure] = [value]
+    return report
+
+
 def verdict(report: dict[str, dict[str, Any]]) -> str:
     """One line for a person: whether the maps depend on the image, or which layers' do not."""
-    names = ("entropy", "variation", "between")
+    if not report:
+        return "no attention layer"
     fixed = [
         layer
         for layer, values in report.items()
-        if not MapHealth(*(tuple(values[name]) for name in names)).depends_on_image
+        if not MapHealth(*(values[measure] for measure in MEASURES)).depends_on_image
     ]
-    if not report:
-        return "no attention layer"
     if not fixed:
         return "attention depends on the image in every layer"
     return (
         f"the maps of {', '.join(fixed)} do not depend on the image (uniform, or the same for every image): nothing "
         "measured here says what attention is worth"
     )
-

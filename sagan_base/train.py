@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from sagan_base.attention_health import logged_health, verdict
 from sagan_base.blocks import check_attention
 from sagan_base.checkpoint import read_checkpoint
 from sagan_base.cli import Parser, command, find_device, usage_errors, writable_folder
@@ -157,6 +158,7 @@ def summary(result: TrainResult) -> str:
             f"{done}: {result.steps:,} steps in {result.seconds:.0f} s of training, "
             f"{result.images_per_second:.0f} images/s",
             *(f"  {name:{width}}  {value:.4g}" for name, value in shown.items()),
+            verdict(logged_health(result.metrics)),
             f"samples: {result.out / SAMPLES_FILE}",
             f"model:   {result.model}",
             f"more:    python -m sagan_base.sample {result.model} --sheet sheet.png",

@@ -29,9 +29,10 @@ def trained(canned_run, monkeypatch):
         matters = config.model.attention.temperature
         health = {"entropy": [0.5, 0.7], "variation": [0.2, 0.4], "between": [0.1, 0.3]}
         health["untrained"] = {name: [0.99] for name in health}
+        health["output changes"] = {"mean map": matters / 10}
         layers = {
             "generator.attention.16": health | {"distance": {"mean map": 2 * matters}},
-            "discriminator.attention.16": health | {"output changes": {"mean map": matters / 10}},
+            "discriminator.attention.16": health,
         }
         row, setting, folder = experiment.row, experiment.setting.conditions(data), out / experiment.name
         record = replace(canned, row=row.name, title=row.title, seed=experiment.seed, config=config, setting=setting)
@@ -50,7 +51,8 @@ def test_runs_are_kept_in_one_table_and_the_trials_whose_maps_matter_most_come_f
     runs = pd.read_csv(tmp_path / "screening.csv")
     assert list(runs["steps"]) == [300] * 3 + [1000] * 4 and set(runs["seed"]) == {100, 1, 2}
     of_16 = runs[runs["trial"] == "from16"].iloc[0]
-    assert (of_16["FD, mean map"], of_16["logits moved"], of_16["G entropy"], of_16["D between"]) == (32, 1.6, 0.6, 0.2)
+    shown = of_16[["FD (digits classifier), mean map", "D output change, mean map", "G entropy", "D untrained between"]]
+    assert shown.tolist() == [32, 1.6, 0.6, 0.99]
     said = capsys.readouterr().out.splitlines()[-6:]
     assert [line.split()[0] for line in said] == ["from16"] * 2 + ["from8"] * 2 + ["from2"] * 2
     assert "0.600 (0.990)" in said[0] and "FD x 16.00" in said[0] and "logits by 1.600 sd" in said[1]

@@ -10,6 +10,7 @@ from sagan_base.attention_health import (
     Maps,
     attention_health,
     interventions,
+    logged_health,
     output_changes,
     real_batches,
     replaced_maps,
@@ -127,6 +128,16 @@ def test_the_report_names_every_layer_beside_its_untrained_self_and_says_what_it
         network.attention["8"].log_temperature.data.fill_(-30.0)
     fixed = attention_health(generator, discriminator, networks(), tiny_data, count=12)
     assert verdict(fixed).startswith("the maps of generator.attention.8, discriminator.attention.8 do not depend")
+
+
+def test_a_runs_log_tells_whether_maps_depend_on_the_image():
+    layer = "generator.attention.8"
+    metrics = {f"gain/{layer}": 3.0, f"entropy/{layer}": 1.0, f"variation/{layer}": 0.01, f"between/{layer}": 0.9}
+    assert logged_health(metrics) == {layer: {"entropy": [1.0], "variation": [0.01], "between": [0.9]}}
+    assert verdict(logged_health(metrics)).startswith(f"the maps of {layer} do not depend on the image")
+    metrics[f"variation/{layer}"] = 0.3
+    assert verdict(logged_health(metrics)) == "attention depends on the image in every layer"
+    assert verdict(logged_health({"gain/x": 1.0})) == "no attention layer"
 
 
 def test_images_and_samples_are_as_many_as_asked_and_always_the_same(tiny_data):
