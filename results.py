@@ -7,7 +7,6 @@ Nothing is trained or measured here, and no figure is typed in: models come from
 ablations/results, inversions from analysis/results, speeds from benchmarks/results. docs/RESULTS.md.jinja is the text.
 """
 
-import argparse
 import json
 import sys
 from dataclasses import dataclass
@@ -18,27 +17,24 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ablations import probes, screening
-from ablations.paper import ASTERISK, anchor_table
-from ablations.questions import answers
+from ablations.paper import ASTERISK
 from ablations.records import RESULT, read_records
-from ablations.report import update_readme, write_report
+from ablations.report import IN_TERMINAL, SHIPPED, update_readme, write_report
 from ablations.summary import Summary, summarise
+from ablations.table import anchor_table
 from analysis.inversion.table import read_rows
 from analysis.inversion.table import summaries as inversion_summaries
+from sagan_base.cli import Parser
 from sagan_base.files import write_text
 from sagan_base.models import model_card, model_names
-from sagan_base.tables import cell, markdown, spread
+from sagan_base.tables import cell, markdown
 
 ROOT = Path(__file__).resolve().parent
 PAGE = ROOT / "RESULTS.md"
-README_SHOWS = "ablations/results/digits"
-NOT_SHOWN = ("best @ step", "attention off", "gain", "IS-style", "paper IS", "file MB", "minutes", "images/s")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "results.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("results.py", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where RESULTS.md is stale")
     options = parser.parse_args(argv)
     summaries = read_summaries()
@@ -49,9 +45,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if fresh else 1
     for folder, summary in summaries.items():
         write_report(summary, ROOT / folder)
-    update_readme(ROOT / "README.md", summaries[README_SHOWS])
+    if shown := summaries.get(SHIPPED.relative_to(ROOT).as_posix()):
+        update_readme(ROOT / "README.md", shown, SHIPPED)
     write_text(PAGE, text)
-    print(f"written: the reports of {', '.join(summaries)}, README.md, {PAGE.name}")
+    print(f"written: README.md, {', '.join([PAGE.name, *summaries])}")
     return 0
 
 
@@ -68,16 +65,13 @@ def page(summaries: dict[str, Summary]) -> str:
     )
     environment.filters["markdown"] = markdown
     environment.filters["table"] = lambda rows, columns: markdown(pd.DataFrame(rows, columns=columns))
-    first = summaries[README_SHOWS]
     speeds = {kind: read_speeds(kind) for kind in SPEED_TABLES}
     return (
         environment.get_template("RESULTS.md.jinja")
         .render(
             cards=[model_card(name) for name in model_names()],
             ablations=summaries,
-            shown=[column for column in first.table if not column.startswith(NOT_SHOWN)],
-            answers=lambda summary: answers(summary.differences, summary.records[0].distance_key),
-            gains_of=gains_of,
+            questions=list(IN_TERMINAL),
             attention_of_models=attention_of_models(),
             anchors=anchor_table(),
             asterisk=ASTERISK,
@@ -92,42 +86,6 @@ def page(summaries: dict[str, Summary]) -> str:
         )
         .rstrip()
         + "\n"
-    )
-
-
-@dataclass(frozen=True)
-class Gains:
-    """Whether the attention layers of an ablation are used at all.
-
-    Attributes:
-        sizes: of the residual gains at the end, every layer of every run.
-        ratios: the distance with attention off over the distance, a run each; ``key`` names the distance.
-    """
-
-    key: str
-    sizes: pd.Series
-    ratios: pd.Series
-    table: pd.DataFrame
-
-
-def gains_of(summary: Summary) -> Gains | None:
-    """None where no run has attention."""
-    runs = [record for record in summary.records if record.gains]
-    if not runs:
-        return None
-    key = runs[0].distance_key
-    names = [name for name in summary.figures if name.startswith("gain/") and not name.endswith(" sd")]
-    lines = [
-        {"row": line["title"]}
-        | {name: spread(line[name], line[f"{name} sd"]) for name in (*names, key, f"{key}, attention off")}
-        for line in summary.figures.to_dict("records")
-        if not pd.isna([line[name] for name in names]).all()
-    ]
-    return Gains(
-        key,
-        pd.Series([abs(value) for record in runs for value in record.gains.values()]),
-        pd.Series([record.attention_off[key] / record.distance for record in runs]),
-        pd.DataFrame(lines),
     )
 
 

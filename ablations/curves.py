@@ -3,19 +3,16 @@
 Drawn as SVG text, so that the report stays sharp and needs no file beside it.
 """
 
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import cycle
 
-import matplotlib
 import numpy as np
-
-from ablations.records import Record
-
-matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from ablations.forest import svg
+from ablations.records import Record
 
 # Okabe and Ito's colours: told apart with every common colour vision.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
@@ -42,34 +39,34 @@ def band(curves: Sequence[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 def overlaid(rows: list[Runs], names: list[str]) -> str:
     """One panel a name of a metric or gain, all rows in each."""
-    figure = Figure(figsize=(5.2 * len(names), 3.9), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(names), 4.4), layout="constrained")
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     for axis, name in zip(axes, names, strict=True):
         for runs, colour in zip(rows, cycle(COLOURS), strict=False):
             _draw(axis, runs, name, colour)
         _finish(axis, name)
-    if axes[0].get_legend_handles_labels()[0]:
-        for title in axes[0].legend(fontsize=8, frameon=False).get_texts():
-            title.set_parse_math(False)
-    return _svg(figure)
+    handles, titles = axes[0].get_legend_handles_labels()
+    for title in figure.legend(handles, titles, fontsize=8, frameon=False, loc="outside right upper").get_texts():
+        title.set_parse_math(False)
+    return svg(figure)
 
 
-def small_multiples(rows: list[Runs], reference: Runs, name: str) -> str:
-    """One small panel a row, each with the reference row in grey behind it; many lines in one panel cannot be read."""
+def small_multiples(rows: list[Runs], references: list[Runs], name: str) -> str:
+    """One small panel a row, each with its reference in grey behind it; many lines in one panel cannot be read."""
     columns = min(4, len(rows))
     lines = -(-len(rows) // columns)
     figure = Figure(figsize=(2.8 * columns, 2.3 * lines + 0.3), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for axis in axes.flat[len(rows) :]:
         axis.set_visible(False)
-    for axis, runs in zip(axes.flat, rows, strict=False):
+    for axis, runs, reference in zip(axes.flat, rows, references, strict=False):
         _draw(axis, reference, name, "#999999")
         _draw(axis, runs, name, COLOURS[2])
         _finish(axis, name)
         axis.set_ylabel("")
-        axis.set_title(runs[0].title, fontsize=9, parse_math=False)
+        axis.set_title(runs[0].title, fontsize=8, parse_math=False)
     figure.supylabel(name, fontsize=9, parse_math=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _draw(axis: Axes, runs: Runs, name: str, colour: str) -> None:
@@ -91,12 +88,3 @@ def _finish(axis: Axes, name: str) -> None:
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.25, linewidth=0.5)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _svg(figure: Figure) -> str:
-    stream = io.StringIO()
-    # Text stays text (searchable, selectable); a fixed salt makes equal data give equal files.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ablation"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    text = stream.getvalue()
-    return text[text.index("<svg") :]

@@ -1,34 +1,32 @@
 """One run from start to result: train, measure, write the result last.
 
-Everything lands in the run's folder, and every part can be repeated: training resumes by itself, the measurement at
-initialisation is kept, and ``result.json`` is written only when all else is there.
+Everything lands in the run's folder, and every part can be repeated: training resumes by itself, and ``result.json`` is
+written only when all else is there.
 """
 
-import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ablations.bootstrap import write_features
+import numpy as np
+
+from ablations.bootstrap import resampled_log_distances
 from ablations.experiment import Experiment
 from ablations.records import Record, read_record, write_record
 from ablations.sizes import parameter_counts
 from sagan_base.attention_health import attention_health
 from sagan_base.checkpoint import build_networks, load_checkpoint
-from sagan_base.config import RunConfig, from_dict
+from sagan_base.config import from_dict
 from sagan_base.data import ImageData
 from sagan_base.distributed import Processes
-from sagan_base.files import write_json
 from sagan_base.generator import Generator
-from sagan_base.metrics.evaluate import Evaluation, evaluate
-from sagan_base.metrics.names import leading
+from sagan_base.metrics.evaluate import Evaluation, evaluate, evaluate_images
+from sagan_base.metrics.names import is_distance, leading
 from sagan_base.network import attention_off
 from sagan_base.provenance import Provenance, provenance
 from sagan_base.run_folder import read_metrics
 from sagan_base.training import TrainResult, train
 
 SAMPLE_SEED = 0  # the same z and labels for every run: differences between runs are paired sample by sample
-MOST_STORED_SAMPLES = 10_000
-MOST_CLASSES_JUDGED = 100  # beyond it the support vector machine is not worth its time
 
 
 @dataclass(frozen=True)
@@ -37,54 +35,72 @@ class Measurement:
 
     Attributes:
         features: extractors of ``evaluate``; the first one's figures lead the table and make the curves.
+        samples: how many are drawn.
         weights: extractor -> file, where its weights do not come by themselves.
         cache: folder for classifiers and real statistics; None is the usual one.
     """
 
     features: tuple[str, ...]
+    samples: int
     weights: dict[str, Path] = field(default_factory=dict)
     cache: Path | None = None
 
-    def __call__(
-        self, generator: Generator, data: ImageData, num_samples: int, progress: bool, first_only: bool = False
-    ) -> Evaluation:
-        """The values of all features, with the leading ones' own samples."""
-        first, *others = (
-            evaluate(
-                generator, data, name, num_samples, SAMPLE_SEED,
-                cache=self.cache, weights=self.weights.get(name), progress=progress,
-            )
-            for name in self.features[: 1 if first_only else None]
+    def __call__(self, generator: Generator, data: ImageData, features: str | None = None) -> Evaluation:
+        """In the leading features unless others are asked for."""
+        name = features or self.features[0]
+        return evaluate(
+            generator, data, name, self.samples, SAMPLE_SEED,
+            cache=self.cache, weights=self.weights.get(name), progress=False,
         )  # fmt: skip
-        values = [evaluation.values for evaluation in (first, *others)]
-        return replace(first, values={name: value for part in values for name, value in part.items()})
+
+    def real(self, held_out: ImageData, data: ImageData) -> dict[str, float]:
+        """What real images that were not trained on reach, in all features."""
+        values: dict[str, float] = {"images": len(held_out)}
+        for name in self.features:
+            weights = self.weights.get(name)
+            values |= evaluate_images(
+                held_out, data, name, cache=self.cache, weights=weights, progress=False
+            ).values
+        return values
 
 
 def run_experiment(
-    experiment: Experiment, data: ImageData, out: Path, measure: Measurement, group: Processes, progress: bool = True
+    experiment: Experiment,
+    data: ImageData,
+    held_out: ImageData | None,
+    out: Path,
+    measure: Measurement,
+    group: Processes,
+    progress: bool = True,
 ) -> Record | None:
     """Train and measure, and return the record in process 0; the others train along and return None.
 
+    Args:
+        held_out: real images that were not trained on, where the data has some.
     Raises:
         ValueError: the folder holds another run.
         TrainingStopped, TrainingInterrupted: as ``train``.
     """
-    folder, config = out / experiment.name, experiment.config(data)
-    preset = experiment.setting.preset
-    initial = _initial_metrics(config, data, folder, measure, preset.final_samples, group, progress)
+    newest: dict[int, Evaluation] = {}  # of the last step, so that nothing is drawn and measured twice
+
+    def evaluate_step(generator: Generator, step: int) -> dict[str, float]:
+        newest.clear()
+        newest[step] = measure(generator, data)
+        return newest[step].values
+
     result = train(
-        config,
+        experiment.config(data),
         data,
-        folder,
-        evaluate=lambda generator, step: measure(
-            generator, data, preset.curve_samples, progress=False, first_only=True
-        ).values,
+        out / experiment.name,
+        evaluate=evaluate_step,
         progress=progress,
         device=group.device,
     )
     if not group.is_first:
         return None
-    record = _measured(experiment, config, data, folder, measure, result, initial, progress)
+    last = newest.get(experiment.setting.steps) or measure(result.generator, data)
+    real = measure.real(held_out, data) if held_out else {}
+    record = _measured(experiment, data, out / experiment.name, measure, result, last, real)
     write_record(record)
     return record
 
@@ -95,95 +111,76 @@ def finished(experiment: Experiment, data: ImageData, out: Path, group: Processe
     if record is not None and record.config.config_hash() != experiment.config(data).config_hash():
         record = None  # the same run with fewer steps: it goes on
     if record is not None and record.setting != experiment.setting.conditions(data):
-        record = None  # trained, but measured in other features: it is measured again
+        record = None  # trained, but measured otherwise: it is measured again
     return group.from_first(record)
 
 
-def _initial_metrics(
-    config: RunConfig,
-    data: ImageData,
-    folder: Path,
-    measure: Measurement,
-    num_samples: int,
-    group: Processes,
-    progress: bool,
-) -> dict[str, float]:
-    """Metrics of the generator before its first step, measured once in these features, kept in ``initial.json``."""
-    path = folder / "initial.json"
-    if not group.is_first:
-        return {}
-    if path.is_file():
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["features"] == list(measure.features):
-                return kept["metrics"]
-        except (ValueError, KeyError, TypeError) as error:
-            print(f"{path} is not whole ({error}): measured again")
-    generator, _ = build_networks(config)
-    metrics = measure(generator.to(group.device), data, num_samples, progress).values
-    write_json(path, {"features": list(measure.features), "metrics": metrics})
-    return metrics
+def plateau(lines: list[dict[str, float]], steps: tuple[int, ...], names: list[str]) -> dict[str, float]:
+    """The means over these steps of a log, of distances the geometric ones.
+
+    Raises:
+        ValueError: the log lacks a measurement.
+    """
+    by_step = {int(line["step"]): line for line in lines}
+    if lacking := [step for step in steps if not {*names} <= by_step.get(step, {}).keys()]:
+        raise ValueError(f"the log lacks the measurements of steps {lacking}; delete the run's folder to make it anew")
+    values = {name: np.array([by_step[step][name] for step in steps]) for name in names}
+    return {
+        name: float(np.exp(np.log(part).mean()) if is_distance(name) else part.mean()) for name, part in values.items()
+    }
 
 
 def _measured(
     experiment: Experiment,
-    config: RunConfig,
     data: ImageData,
     folder: Path,
     measure: Measurement,
     result: TrainResult,
-    initial: dict[str, float],
-    progress: bool,
+    last: Evaluation,
+    real: dict[str, float],
 ) -> Record:
-    """The final measurement of a trained run."""
-    generator, row = result.generator, experiment.row
-    num_samples = experiment.setting.preset.final_samples
-    evaluation = measure(generator, data, num_samples, progress)
-    write_features(
-        folder,
-        evaluation.features[:MOST_STORED_SAMPLES].numpy(),
-        evaluation.real.mean.numpy(),
-        evaluation.real.covariance.numpy(),
-    )
+    """What a trained run came to."""
+    generator, row, config = result.generator, experiment.row, experiment.config(data)
+    lines, device = read_metrics(folder), next(generator.parameters()).device
+    metrics, untrained = plateau(lines, experiment.setting.measured, list(last.values)), build_networks(config)
+    initial = {}
+    for name in measure.features:
+        initial |= measure(untrained[0].to(device), data, name).values
+    for name in measure.features[1:]:
+        metrics |= measure(generator, data, name).values
+    distance = last.values[leading(last.values, "FD")]
 
-    def again() -> dict[str, float]:
-        """The leading figures of the same samples, as what surrounds the call makes the generator draw them."""
-        return measure(generator, data, num_samples, progress, first_only=True).values
+    def times() -> float:
+        """The distance of the same samples, over ``distance``, as what surrounds the call makes the generator draw."""
+        values = measure(generator, data).values
+        return values[leading(values, "FD")] / distance
 
-    off: dict[str, float] = {}
+    off = None
     if generator.attention_layers():
         with attention_off(generator):
-            off = again()
+            off = times()
     _, discriminator, _ = load_checkpoint(result.model)
-    health = attention_health(
-        generator,
-        discriminator.to(next(generator.parameters()).device),
-        build_networks(config),
-        data,
-        lambda: (values := again())[leading(values, "FD")],
+    moved = resampled_log_distances(
+        last.features.double().numpy(), last.labels.numpy(), last.real.mean.numpy(), last.real.covariance.numpy()
     )
-    from sagan_base.metrics.class_accuracy import class_accuracy  # takes as long to import as torch; --list needs none
-
-    judged = 2 <= data.num_classes <= MOST_CLASSES_JUDGED
-    logged: dict[str, float] = {}
-    for line in read_metrics(folder):
-        logged.update(line)
+    logged = {name: value for line in lines for name, value in line.items()}
     return Record(
         row=row.name,
         title=row.title,
         seed=experiment.seed,
         config=config,
         setting=experiment.setting.conditions(data),
-        metrics=evaluation.values,
+        metrics=metrics,
         initial=initial,
-        class_accuracy=class_accuracy(generator, data, seed=SAMPLE_SEED) if judged else None,
-        parameters=dict(zip(("generator", "discriminator"), parameter_counts(config), strict=True)),
+        real=real,
+        resampled=tuple(round(float(move), 5) for move in moved),
+        parameters=dict(zip(("generator", "discriminator"), parameter_counts(config.model), strict=True)),
         file_bytes=result.model.stat().st_size,
         seconds=result.seconds,
         images_per_second=result.images_per_second,
         gains={key: value for key, value in logged.items() if key.startswith("gain/")},
         attention_off=off,
-        attention_health=health,
+        attention_health=attention_health(generator, discriminator.to(device), untrained, data, times),
         provenance=from_dict(Provenance, provenance(experiment.seed)),
         folder=folder,
     )

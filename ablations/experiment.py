@@ -4,25 +4,28 @@ A setting is what all rows of one table share. With its data it comes to conditi
 two runs can stand in one table only if theirs are equal. records.py checks that before anything is trained or drawn.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ablations.presets import Preset
 from ablations.rows import Row
+from ablations.sizes import dcgan_of_equal_size, parameter_counts
 from sagan_base.config import AttentionConfig, ModelConfig, RunConfig, TrainConfig
 from sagan_base.data import ImageData
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What makes runs comparable. The preset goes by name, the data by name and content, not by its path."""
+    """What makes runs comparable. The preset goes by name, the data by name and content, not by its path; ``measured``
+    are the steps whose measurements a result averages."""
 
     preset: str
     recipe: str
     data: str
     data_fingerprint: str
     resolution: int
+    precision: str
     steps: int
+    measured: tuple[int, ...]
     features: tuple[str, ...]
     samples: int
 
@@ -36,13 +39,28 @@ class Setting:
     data: str
     steps: int
     features: tuple[str, ...]
+    precision: str = "float32"
+
+    @property
+    def measured(self) -> tuple[int, ...]:
+        """The last steps that are measured, as many as make a result."""
+        every = self.preset.metrics_every
+        steps = {*range(every, self.steps, every)} if every else set()
+        return tuple(sorted(steps | {self.steps})[-self.preset.plateau :])
 
     def conditions(self, data: ImageData) -> Conditions:
         """What this setting comes to with the data loaded."""
-        preset = self.preset
-        resolution, samples = preset.model.resolution, preset.final_samples
         return Conditions(
-            preset.name, self.recipe, data.name, data.fingerprint, resolution, self.steps, self.features, samples
+            preset=self.preset.name,
+            recipe=self.recipe,
+            data=data.name,
+            data_fingerprint=data.fingerprint,
+            resolution=self.preset.model.resolution,
+            precision=self.precision,
+            steps=self.steps,
+            measured=self.measured,
+            features=self.features,
+            samples=self.preset.samples,
         )
 
 
@@ -61,19 +79,17 @@ class Experiment:
     def model(self, num_classes: int | None = None, image_channels: int | None = None) -> ModelConfig:
         """The network; classes and channels default to those of the preset's own data."""
         preset = self.setting.preset.model
-        generator_sides = _scaled(preset.generator_attention, self.row.attention_scale, preset.generator_sides)
-        discriminator_sides = _scaled(
-            preset.discriminator_attention, self.row.attention_scale, preset.discriminator_sides
-        )
-        return replace(
+        model = replace(
             preset,
             num_classes=num_classes or preset.num_classes,
             image_channels=image_channels or preset.image_channels,
-            generator_attention=generator_sides,
-            discriminator_attention=discriminator_sides,
-            residual=not self.row.dcgan,
             attention=self._attention(),
         )
+        return dcgan_of_equal_size(model) if self.row.dcgan else model
+
+    def check(self) -> None:
+        """Raises ValueError where the networks cannot be built."""
+        parameter_counts(self.model())
 
     def _attention(self) -> AttentionConfig | None:
         """The row's, with the preset's room where the row leaves it open."""
@@ -90,11 +106,11 @@ class Experiment:
     def config(self, data: ImageData | None = None) -> RunConfig:
         """Everything ``train`` needs; without data, as for the preset's own."""
         setting, preset = self.setting, self.setting.preset
-        recipe = preset.recipe(self.row.recipe or setting.recipe)
+        recipe = preset.recipe(setting.recipe)
         training = TrainConfig(
             steps=setting.steps,
             seed=self.seed,
-            precision=preset.precision,
+            precision=setting.precision,
             channels_last=True,  # a sixth faster on a CPU too
             checkpoint_every=preset.checkpoint_every,
             log_every=preset.log_every,
@@ -105,13 +121,7 @@ class Experiment:
         return RunConfig(model=model, recipe=recipe, training=training, data=setting.data)
 
 
-def experiments(rows: tuple[Row, ...], setting: Setting, seeds: tuple[int, ...]) -> Iterator[Experiment]:
-    """All rows with the first seed, then all with the next: a table is complete as early as possible."""
-    for seed in seeds:
-        for row in rows:
-            yield Experiment(row, setting, seed)
+def experiments(rows: tuple[Row, ...], setting: Setting, seeds: tuple[int, ...]) -> list[Experiment]:
+    """All rows with the first seed, then all with the next: a table is balanced at any time."""
+    return [Experiment(row, setting, seed) for seed in seeds for row in rows]
 
-
-def _scaled(sides: tuple[int, ...], factor: int, possible: tuple[int, ...]) -> tuple[int, ...]:
-    """Each side times the factor, or the largest there is."""
-    return tuple(side if factor == 1 else min(side * factor, max(possible)) for side in sides)

@@ -20,7 +20,7 @@ from sagan_base.provenance import Provenance
 from sagan_base.run_folder import CONFIG_FILE, read_metrics
 
 RESULT = "result.json"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,19 @@ class Record:
     Attributes:
         row, title: of the row; the name is a key of ``ROWS`` unless the row was asked for on a command line.
         setting: equal for runs that can be compared.
-        metrics: final evaluation of the EMA generator, keys labelled with their features.
+        metrics: of the EMA generator, keys labelled with their features: means over the steps ``setting.measured``, of
+            distances the geometric mean; in features other than the first, of the last step.
         initial: the same metrics of the untrained generator.
-        class_accuracy: share of samples that an SVM trained on the real images gives the class asked for.
+        real: the same metrics of held-out real images, and their number as "images"; empty where the data has none.
+        resampled: what resamples of the last step's samples add to the log distance; see bootstrap.py.
         parameters: of "generator" and "discriminator".
         file_bytes: size of the exported model.
         seconds: of training, over all its continuations, without the evaluations.
         gains: residual gain of each attention layer at the end, named as in ``metrics.jsonl``.
-        attention_off: metrics of the same generator and samples with its gains set to 0; empty without attention.
-        attention_health: of every attention layer, as ``sagan_base.attention_health`` reports it.
+        attention_off: distance of the last step's samples with the gains set to 0, over that with them as trained;
+            None without attention.
+        attention_health: of every attention layer, as ``sagan_base.attention_health`` reports it; ``distance`` under
+            other maps is over that under the generator's own.
         folder: where it lies.
     """
 
@@ -49,31 +53,22 @@ class Record:
     setting: Conditions
     metrics: dict[str, float]
     initial: dict[str, float]
-    class_accuracy: float | None
+    real: dict[str, float]
+    resampled: tuple[float, ...]
     parameters: dict[str, int]
     file_bytes: int
     seconds: float
     images_per_second: float
     gains: dict[str, float]
-    attention_off: dict[str, float]
+    attention_off: float | None
+    attention_health: dict[str, Any]
     provenance: Provenance
-    attention_health: dict[str, Any] = field(default_factory=dict)
     folder: Path = field(default=Path(), compare=False)
 
     @property
     def distance_key(self) -> str:
         """The first Fréchet distance measured: "FID" for Inception's features, else "FD (... features)"."""
-        return self._leading("FD")
-
-    @property
-    def score_key(self) -> str:
-        """The Inception Score, or what is computed like it in other features."""
-        return self._leading("IS-style")
-
-    def _leading(self, name: str) -> str:
-        if (key := leading(self.metrics, name)) is None:
-            raise ValueError(f"no metric of {self.row} is {name}, in Inception's or other features")
-        return key
+        return leading(self.metrics, "FD")
 
     @property
     def distance(self) -> float:
@@ -84,17 +79,12 @@ class Record:
     def of_row(self) -> Row:
         """The row as rows.py has it, or as far as a record tells it."""
         attention = self.config.model.attention
-        return ROWS.get(self.row) or Row(self.row, self.title, kind="asked", attention=attention, same_size_as=None)
+        kind = "attending" if attention is not None and attention.qk_norm else "other"
+        return ROWS.get(self.row) or Row(self.row, self.title, "asked for on the command line", attention, kind)
 
     def curve(self, key: str) -> list[tuple[int, float]]:
         """(step, value) of one metric during training, from ``metrics.jsonl``."""
         return [(line["step"], line[key]) for line in read_metrics(self.folder) if key in line]
-
-    def best(self) -> tuple[float, int]:
-        """Lowest Fréchet distance on the curve and its step; the final value where no curve was measured."""
-        points = self.curve(self.distance_key) or [(self.setting.steps, self.distance)]
-        step, value = min(points, key=lambda point: (point[1], point[0]))
-        return value, step
 
     def file(self, name: str) -> Path | None:
         """A file of the run's own; None where it is missing, or a link, which may lead to what is none of the run's."""
@@ -137,15 +127,15 @@ def read_record(folder: Path) -> Record | None:
 
 def _parsed(values: Any) -> Record:
     """Raises ValueError where these are not the values of one finished run."""
-    found = values.pop("format", None) if isinstance(values, dict) else values
-    if found != FORMAT:
-        raise ValueError(f"format {found!r}, not {FORMAT}")
+    number = values.pop("format", None) if isinstance(values, dict) else values
+    if number != FORMAT:
+        raise ValueError(f"format {number!r}, not {FORMAT}")
     record = from_dict(Record, values)
     if (record.seed, record.setting.steps) != (record.config.training.seed, record.config.training.steps):
         raise ValueError("its configuration is of another seed or number of steps")
-    for metrics in (record.metrics, record.initial):
-        if not all(math.isfinite(metrics.get(key, math.nan)) for key in (record.distance_key, record.score_key)):
-            raise ValueError("a metric is not a number")
+    distances = [metrics.get(leading(record.metrics, "FD"), math.nan) for metrics in (record.metrics, record.initial)]
+    if not all(math.isfinite(distance) and distance > 0 for distance in distances):
+        raise ValueError("its distance is not a number above 0")
     return record
 
 

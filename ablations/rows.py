@@ -1,14 +1,44 @@
 """The rows of the ablation, as data: the question each answers, what it changes, what was found before.
 
 A row changes only what it names: everything else comes from the preset (presets.py). experiment.py turns a row, a
-preset and a seed into a run; paper.py has the published figures.
+preset and a seed into a run; contrasts.py says which rows are compared for a verdict; paper.py has the published
+figures.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sagan_base.config import AttentionConfig
 from ylg.heads import has_order, shown_order
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: how commands and folders call it.
+        title: how the table calls it.
+        question: what the row is there to answer.
+        attention: None for a network without attention.
+        kind: "paper", a line of the paper's Table 1; "attending", a row whose attention can depend on the image;
+            "control", a network without attention; "other", of a command line, and no row here.
+        dcgan: both networks have a DCGAN's plain blocks and the residual networks' size; the recipe stays.
+        found: what was found before, and by whom.
+    """
+
+    name: str
+    title: str
+    question: str
+    attention: AttentionConfig | None
+    kind: Literal["paper", "attending", "control", "other"]
+    dcgan: bool = False
+    found: str = "nothing published"
+
+    @property
+    def dense_row(self) -> str:
+        """The row that differences are taken to: one dense head, as published or attending."""
+        return "sagan" if self.kind == "paper" else "sagan_attending"
 
 
 def attention(pattern: str, order: str = "raster", num_heads: int = 8, **changes: Any) -> AttentionConfig:
@@ -26,61 +56,33 @@ def attention(pattern: str, order: str = "raster", num_heads: int = 8, **changes
     )
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table.
-
-    Attributes:
-        name: how commands and folders call it.
-        title: how the table calls it.
-        question: what the row is there to answer.
-        kind: "paper", a line of the paper's Table 1; "attending", its partner whose attention can depend on the image;
-            "extended", what the paper left open; "asked", a combination that a command line asked for and that no row
-            here is.
-        attention: None for a network without attention.
-        attention_scale: the attention sits at this many times the preset's side, where such a map exists.
-        recipe: name in ``sagan_base.config.RECIPES``; None takes the one the command asked for.
-        dcgan: both networks have a DCGAN's plain blocks; the rest of the recipe stays, so only the network differs.
-        same_size_as: the row whose parameter count must be equal, because the comparison claims so.
-        dense_row: the row that differences are taken to.
-        found: what was found before, and by whom.
-    """
-
-    name: str
-    title: str
-    question: str = "asked for on the command line"
-    kind: Literal["paper", "attending", "extended", "asked"] = "extended"
-    attention: AttentionConfig | None = field(default_factory=lambda: attention("ltr_rtl", "manhattan"))
-    attention_scale: int = 1
-    recipe: str | None = None
-    dcgan: bool = False
-    same_size_as: str | None = "sagan"
-    dense_row: str = "sagan"
-    found: str = "nothing published"
+def attending(pattern: str, order: str = "manhattan", num_heads: int = 8, **changes: Any) -> AttentionConfig:
+    """An attention layer whose maps have range, and whose queries see around their own place (``pool``)."""
+    return attention(pattern, order, num_heads, **{"alignment": "pool", "qk_norm": True} | changes)
 
 
-ALL: tuple[Row, ...] = (
+PAPER_ROWS: tuple[Row, ...] = (
     Row(
         "sagan",
         "SAGAN",
         "the baseline: one dense head",
-        "paper",
         attention("dense", num_heads=1),
-        same_size_as=None,
+        "paper",
         found="FID 18.65 (Zhang et al.; repeated in the paper)",
     ),
     Row(
         "sagan_8",
         "SAGAN, 8 heads",
         "are several dense heads enough?",
-        "paper",
         attention("dense"),
+        "paper",
         found="no: worse than one head",
     ),
     Row(
         "ylg",
         "YLG-SAGAN",
         "do sparse two-step patterns, enumerated by distance, beat dense attention?",
+        attention("ltr_rtl", "manhattan"),
         "paper",
         found="yes: 18.65 to 15.94; the one independent replication saw no gain",
     ),
@@ -88,120 +90,19 @@ ALL: tuple[Row, ...] = (
         "ylg_no_esa",
         "YLG, no ESA",
         "does the 2-D enumeration matter?",
-        "paper",
         attention("ltr_rtl", "raster"),
+        "paper",
         found="yes: 1.53 FID worse than with ESA, still better than dense",
     ),
     Row(
         "ylg_strided",
         "YLG, strided",
         "does the pattern matter?",
-        "paper",
         attention("strided_original", "manhattan"),
+        "paper",
         found="yes: a little worse than LTR + RTL",
     ),
-    Row(
-        "no_attention",
-        "no attention",
-        "does any attention help?",
-        attention=None,
-        same_size_as=None,
-        found="StudioGAN: SNGAN 28.39 beats its own SAGAN 51.82 on ImageNet 128",
-    ),
-    Row(
-        "dcgan",
-        "DCGAN",
-        "how far is the network SAGAN is usually compared with?",
-        attention=None,
-        dcgan=True,
-        same_size_as=None,
-        found="far behind residual networks, nothing at equal size",
-    ),
-    Row(
-        "ylg_higher",
-        "YLG, one resolution higher",
-        "does sparse attention pay on larger maps, where dense is dear?",
-        attention_scale=2,
-        same_size_as=None,
-        found="the authors tried 64x64 (branch `ylg-deep`) and reported nothing",
-    ),
-    Row(
-        "ylg_pool",
-        "YLG, alignment pool",
-        "does it help that a query sees around its own place?",
-        attention=attention("ltr_rtl", "manhattan", alignment="pool"),
-    ),
-    Row(
-        "ylg_tile",
-        "YLG, alignment tile",
-        "the alignment that the paper's text describes",
-        attention=attention("ltr_rtl", "manhattan", alignment="tile"),
-    ),
-    Row(
-        "ylg_hilbert",
-        "YLG, Hilbert order",
-        "is a curve that keeps neighbours together better than ESA?",
-        attention=attention("ltr_rtl", "hilbert"),
-        found="no: the authors' repository has 17.07 after 1M steps",
-    ),
-    Row(
-        "ylg_morton",
-        "YLG, Morton order",
-        "as Hilbert, with jumps",
-        attention=attention("ltr_rtl", "morton"),
-    ),
-    Row(
-        "ylg_snake",
-        "YLG, snake order",
-        "raster without the jump at each line's end",
-        attention=attention("ltr_rtl", "snake"),
-    ),
-    Row(
-        "ylg_sequential",
-        "YLG, steps in sequence",
-        "does full information within one layer help?",
-        attention=attention("ltr_rtl", "manhattan", mode="sequential"),
-    ),
-    Row(
-        "ylg_strided_repaired",
-        "YLG, strided, repaired",
-        "does it matter that the published strided pattern lacks full information?",
-        attention=attention("strided", "manhattan"),
-    ),
-    Row(
-        "ylg_fixed",
-        "YLG, fixed",
-        "is full information needed at all? (this pattern lacks it)",
-        attention=attention("fixed", "manhattan"),
-    ),
-    Row(
-        "ylg_butterfly",
-        "YLG, butterfly",
-        "does capacity matter? (between halves 128 against 8 at n = 256)",
-        attention=attention("butterfly", "manhattan"),
-    ),
-    Row(
-        "sagan_biggan",
-        "SAGAN, BigGAN recipe",
-        "how much is the recipe worth?",
-        attention=attention("dense", num_heads=1),
-        recipe="biggan",
-        found="FID 12.83: more than YLG's whole gain (mmgeneration)",
-    ),
-    Row(
-        "ylg_biggan",
-        "YLG, BigGAN recipe",
-        "does YLG's gain survive a better recipe?",
-        recipe="biggan",
-        dense_row="sagan_biggan",
-    ),
 )
-
-
-
-def attending(pattern: str, order: str = "manhattan", num_heads: int = 8, **changes: Any) -> AttentionConfig:
-    """An attention layer whose maps have range, and whose queries see around their own place (``pool``)."""
-    return attention(pattern, order, num_heads, **{"alignment": "pool", "qk_norm": True} | changes)
 
 
 def _partner(row: Row) -> Row:
@@ -214,49 +115,66 @@ def _partner(row: Row) -> Row:
         question=f"{row.name} with attention that attends: {row.question}",
         kind="attending",
         attention=attending(published.pattern, published.order, published.num_heads),
-        dense_row="sagan_attending",
         found="nothing published",
     )
 
 
-ATTENDING_ROWS: tuple[Row, ...] = (
-    *(_partner(row) for row in ALL if row.kind == "paper"),
+OTHER_ROWS: tuple[Row, ...] = (
+    Row(
+        "no_attention",
+        "no attention",
+        "does any attention help?",
+        None,
+        "control",
+        found="StudioGAN: SNGAN 28.39 beats its own SAGAN 51.82 on ImageNet 128",
+    ),
+    Row(
+        "dcgan",
+        "DCGAN, equal size",
+        "how far is the network SAGAN is usually compared with?",
+        None,
+        "control",
+        dcgan=True,
+        found="far behind residual networks, nothing at equal size",
+    ),
     Row(
         "ylg_uniform",
         "LTR + RTL, uniform",
         "what is pooling over the mask worth? (scores fixed at 0, trained alike)",
-        "attending",
         attending("ltr_rtl", scale=0.0),
-        dense_row="sagan_attending",
+        "attending",
     ),
     Row(
-        "ylg_hilbert_attending",
+        "ylg_hilbert",
         "YLG, Hilbert order, attending",
-        "is a curve that keeps neighbours together better than ESA, where queries see their place?",
-        "attending",
+        "is a curve that keeps neighbours together better than ESA?",
         attending("ltr_rtl", "hilbert"),
-        dense_row="sagan_attending",
+        "attending",
+        found="no: the authors' repository has 17.07 after 1M steps, with alignment rows",
+    ),
+    Row(
+        "ylg_sequential",
+        "YLG, steps in sequence, attending",
+        "does full information within one layer help?",
+        attending("ltr_rtl", mode="sequential"),
+        "attending",
     ),
     Row(
         "rotated_blocks",
         "rotated blocks, attending",
         "does a pattern of more capacity and locality help?",
-        "attending",
         attending("rotated_blocks"),
-        dense_row="sagan_attending",
+        "attending",
     ),
     Row(
         "interlaced8",
         "interlaced8, attending",
         "do eight heads of different orthogonal partitions help?",
-        "attending",
         attending("interlaced8"),
-        dense_row="sagan_attending",
+        "attending",
     ),
 )
-
-PAPER_ROWS, EXTENDED_ROWS = (tuple(row for row in ALL if row.kind == kind) for kind in ("paper", "extended"))
-ROWS: dict[str, Row] = {row.name: row for row in (*PAPER_ROWS, *ATTENDING_ROWS, *EXTENDED_ROWS)}
+ROWS: dict[str, Row] = {row.name: row for row in (*PAPER_ROWS, *map(_partner, PAPER_ROWS), *OTHER_ROWS)}
 
 
 def partner_of(row: Row) -> Row | None:
@@ -277,22 +195,16 @@ def find_rows(names: list[str]) -> tuple[Row, ...]:
 
 
 def row_of(config: AttentionConfig) -> Row:
-    """The row that has exactly this attention and changes nothing else, or a new one named after its parts."""
+    """The row that has exactly this attention, or a new one named after its parts."""
     for row in ROWS.values():
-        if row.attention == config and row.attention_scale == 1 and row.recipe is None and not row.dcgan:
+        if row.attention == config:
             return row
-    order = shown_order(config.pattern, config.order)
-    parts = [config.pattern.replace("_", "-"), *([order] if order != "-" else [])]
-    parts += [f"{config.num_heads}-heads", config.alignment]
-    parts += [config.mode] * (config.mode != "parallel") + ["qk-norm"] * config.qk_norm
+    heads = f"{config.num_heads}-heads"
     if config.pattern == "dense":
-        parts = ["dense", f"{config.num_heads}-heads"] + ["qk-norm"] * config.qk_norm
-    plural = "head" if config.num_heads == 1 else "heads"
-    title = f"{config.pattern}, {order}, {config.num_heads} {plural}, {config.alignment}"
-    return Row(
-        "_".join(parts),
-        title + ", sequential" * (config.mode != "parallel") + ", attending" * config.qk_norm,
-        kind="asked",
-        attention=config,
-        same_size_as=None,
-    )
+        parts = ["dense", heads]
+    else:
+        order = [shown_order(config.pattern, config.order)] * has_order(config.pattern)
+        parts = [config.pattern.replace("_", "-"), *order, heads, config.alignment]
+    parts += [config.mode] * (config.mode != "parallel") + ["qk-norm"] * config.qk_norm
+    kind = "attending" if config.qk_norm else "other"
+    return Row("_".join(parts), ", ".join(parts), "asked for on the command line", config, kind)

@@ -8,16 +8,17 @@ from pathlib import Path
 from statistics import fmean
 
 from ablations.experiment import Experiment, Setting
-from ablations.paper import ASTERISK, PUBLISHED
+from ablations.paper import ASTERISK, CAVEAT, PUBLISHED
 from ablations.records import Record, read_record
-from ablations.rows import Row
+from ablations.rows import ROWS
 from ablations.sizes import parameter_counts
 from sagan_base.checkpoint import newest_step
-from sagan_base.config import RunConfig
+from sagan_base.config import ModelConfig
 from sagan_base.run_folder import CHECKPOINT_FOLDER
 from ylg.heads import shown_order
 
 RESULTS = Path(__file__).with_name("results")
+PILOT = RESULTS / "digits-pilot"  # the runs that chose how many seeds a verdict needs
 
 
 @lru_cache(maxsize=1)
@@ -55,32 +56,30 @@ def _total(preset: str, seconds: list[float | None]) -> str:
     return f"{total} one after the other, without evaluations, as measured on {', '.join(sorted(machines))}"
 
 
-def listing(rows: tuple[Row, ...], setting: Setting, seeds: tuple[int, ...]) -> str:
-    """One paragraph a row: name, question, what was found, size and expected time."""
-    preset, blocks, seconds = setting.preset, [], []
-    width = max(22, 2 + max(len(row.name) for row in rows))
-    for row in rows:
-        run = Experiment(row, setting, 0)
-        config = run.config()
-        seconds.append(expected_seconds(run))
-        published = PUBLISHED[row.name].columns() if row.name in PUBLISHED else {}
-        found = "; ".join([row.found, *[", ".join(map(" ".join, published.items()))] * bool(published)])
+def listing(runs: list[Experiment]) -> str:
+    """One paragraph a row: name, question, what was found, size and expected time; and what all runs come to."""
+    setting, blocks = runs[0].setting, []
+    of_row = {run.row.name: run for run in runs}
+    width = max(22, 2 + max(map(len, of_row)))
+    for name, run in of_row.items():
+        published = PUBLISHED[name].columns() if name in PUBLISHED else {}
+        found = "; ".join([run.row.found, *[", ".join(map(" ".join, published.items()))] * bool(published)])
+        model = run.model()
         blocks.append(
             "\n".join(
                 [
-                    f"{row.name:<{width}}{_network(config)}",
-                    f"    asks:  {row.question}",
+                    f"{name:<{width}}{_network(model)}",
+                    f"    asks:  {run.row.question}",
                     f"    found: {found}",
-                    f"    costs: {sum(parameter_counts(config)) / 1e6:.2f}M parameters; {_about(seconds[-1])} a run",
+                    f"    costs: {sum(parameter_counts(model)) / 1e6:.2f}M parameters; "
+                    f"{_about(expected_seconds(run))} a run",
                 ]
             )
         )
-    head = f"preset {preset.name}: {preset.description}\n{_setting(setting)}"
-    foot = (
-        f"{len(rows)} rows x {len(seeds)} seed{'s' * (len(seeds) > 1)} = {len(rows) * len(seeds)} runs: "
-        f"{_total(preset.name, seconds * len(seeds))}\n{ASTERISK}"
-    )
-    return "\n\n".join([head, *blocks, foot])
+    head = f"preset {setting.preset.name}: {setting.preset.description}\n{_setting(setting)}"
+    many = f"{len(of_row)} row{'s' * (len(of_row) > 1)}, {len(runs)} run{'s' * (len(runs) > 1)}"
+    total = _total(setting.preset.name, [expected_seconds(run) for run in runs])
+    return "\n\n".join([head, *blocks, f"{many}: {total}\n{ASTERISK} {CAVEAT}"])
 
 
 def plan(runs: list[Experiment], out: Path) -> str:
@@ -89,7 +88,7 @@ def plan(runs: list[Experiment], out: Path) -> str:
     lines = [_setting(setting), ""]
     width = max(30, 2 + max(len(run.name) for run in runs))
     for run in runs:
-        parameter_counts(run.config())  # networks that cannot be built are refused here too
+        run.check()
         seconds = expected_seconds(run)
         state, share = _state(run, out / run.name)
         left.append(None if seconds is None and share else (seconds or 0) * share)
@@ -102,7 +101,7 @@ def _state(run: Experiment, folder: Path) -> tuple[str, float]:
     steps = run.setting.steps
     record = read_record(folder)
     if record is not None and record.setting.steps == steps:
-        same = record.setting.features == run.setting.features
+        same = (record.setting.features, record.setting.measured) == (run.setting.features, run.setting.measured)
         return ("finished" if same else "measured again"), 0.0
     done = newest_step(folder / CHECKPOINT_FOLDER)
     if not done:
@@ -115,16 +114,17 @@ def _state(run: Experiment, folder: Path) -> tuple[str, float]:
 def _setting(setting: Setting) -> str:
     recipe = setting.preset.recipe(setting.recipe)
     return (
-        f"data {setting.data}, {setting.steps:,} steps, recipe {setting.recipe}: batch {recipe.batch_size}, learning "
-        f"rates {recipe.generator_lr:g} and {recipe.discriminator_lr:g}, betas {recipe.betas}, EMA {recipe.ema_decay:g}"
+        f"data {setting.data}, {setting.steps:,} steps in {setting.precision}, recipe {setting.recipe}: batch "
+        f"{recipe.batch_size}, learning rates {recipe.generator_lr:g} and {recipe.discriminator_lr:g}, betas "
+        f"{recipe.betas}, EMA {recipe.ema_decay:g}"
     )
 
 
-def _network(config: RunConfig) -> str:
-    attention = config.model.attention
+def _network(model: ModelConfig) -> str:
+    attention = model.attention
     if attention is None:
         return "no attention"
-    sides = "+".join(map(str, config.model.generator_attention))
+    sides = "+".join(map(str, model.generator_attention))
     heads = f"{attention.num_heads} head{'s' * (attention.num_heads > 1)} at {sides}x{sides}"
     if attention.pattern == "dense":
         return f"dense, {heads}"
@@ -136,12 +136,12 @@ def _network(config: RunConfig) -> str:
 def slurm_script(runs: list[Experiment], out: Path, options: argparse.Namespace) -> str:
     """A job array with one task a run; rows that ran out of time go on when it is submitted again."""
     same = ["--preset", options.preset, "--recipe", options.recipe, "--out", str(out.absolute())]
-    for name in ("data", "steps", "inception_weights", "device"):
+    for name in ("data", "steps", "precision", "inception_weights", "device"):
         if (value := getattr(options, name)) is not None:
             same += [f"--{name.replace('_', '-')}", str(value)]
     if options.features:
         same += ["--features", *options.features]
-    if runs[0].row.kind == "asked":
+    if runs[0].row.name not in ROWS:
         raise ValueError("--format slurm writes rows by name; this combination has none, so give --rows or --all")
     return textwrap.dedent(
         """\

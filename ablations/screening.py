@@ -32,7 +32,6 @@ from sagan_base.files import write_text
 from sagan_base.tables import cell
 
 RESULTS = Path(__file__).parent / "results" / "screening.csv"
-DISTANCE = "FD (digits classifier)"
 PRESET, SEED, STEPS, SAMPLES = find_preset("digits"), 100, 300, 500
 
 
@@ -46,12 +45,12 @@ class Trial:
 
     def experiment(self, name: str, seed: int, steps: int) -> Experiment:
         layer = attending("ltr_rtl", **self.changes)
-        row = Row(name, name, kind="asked", attention=layer)
+        row = Row(name, name, "does its attention depend on the image?", layer, "other")
         sides = {"generator_attention": (self.side,), "discriminator_attention": (self.side,)}
         paper = PRESET.recipe_changes["paper"] | {"temperature_lr_factor": self.lr_factor}
         preset = replace(
             PRESET, model=replace(PRESET.model, **sides), recipe_changes={"paper": paper}, metrics_every=0,
-            final_samples=SAMPLES if steps < PRESET.steps else PRESET.final_samples,
+            samples=SAMPLES if steps < PRESET.steps else PRESET.samples,
         )  # fmt: skip
         return Experiment(row, Setting(preset, "paper", PRESET.data, steps, (PRESET.features,)), seed)
 
@@ -97,8 +96,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
 def ranked(runs: pd.DataFrame) -> pd.DataFrame:
     """The trials of runs of one length, those first whose maps matter most: by the sum of the ranks of both changes."""
     means = runs.groupby("trial", sort=False).mean(numeric_only=True).assign(seeds=runs["trial"].value_counts())
-    means["FD, times"] = means[f"{DISTANCE}, mean map"] / means["FD"]
-    ranks = means[["D output change, mean map", "FD, times"]].rank(ascending=False).sum(axis=1)
+    ranks = means[["D output change, mean map", "times, mean map"]].rank(ascending=False).sum(axis=1)
     return means.assign(ranks=ranks).sort_values("ranks", kind="stable").reset_index()
 
 
@@ -108,7 +106,7 @@ def health(runs: pd.DataFrame) -> pd.DataFrame:
     for steps, of_length in runs.groupby("steps", sort=False):
         for trial in ranked(of_length).to_dict("records"):
             changes = {
-                "G": f"FD x {trial['FD, times']:.2f}",
+                "G": f"FD x {trial['times, mean map']:.2f}",
                 "D": f"logits by {trial['D output change, mean map']:.3f} sd",
             }
             for part, change in changes.items():
@@ -139,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name in asked.trials:
                 run, place = TRIALS[name].experiment(name, seed, asked.steps), asked.out / str(asked.steps)
                 if not finished(run, data, place, group):
-                    run_experiment(run, data, place, Measurement((PRESET.features,)), group)
+                    measure = Measurement((PRESET.features,), run.setting.preset.samples)
+                    run_experiment(run, data, None, place, measure, group)
                 runs = table([record for folder in asked.out.glob("*/*") if (record := read_record(folder))])
                 write_text(asked.csv, tables.csv(runs))
     print(tables.text(health(runs[runs["steps"] == asked.steps])))

@@ -18,7 +18,6 @@ from sagan_base.checkpoint import Checkpoint, export_model, load_checkpoint, rea
 from sagan_base.cli import Parser, command, usage_errors
 from sagan_base.config import ModelConfig, from_dict
 from sagan_base.files import save_image, write_json, write_text
-from sagan_base.metrics.class_accuracy import CLASS_ACCURACY
 from sagan_base.metrics.names import BARE
 from sagan_base.models import SHIPPED, ModelCard, model_card, model_names, resolve_model
 from sagan_base.provenance import Provenance
@@ -82,10 +81,7 @@ def measured(run: Path) -> dict[str, float]:
         ValueError: it was never measured.
     """
     if record := read_record(run):
-        key = record.distance_key
-        off = {f"{key}, attention off": record.attention_off[key]} if key in record.attention_off else {}
-        accuracy = {} if record.class_accuracy is None else {CLASS_ACCURACY: record.class_accuracy}
-        return {**record.metrics, **off, **accuracy}
+        return record.metrics
     for line in reversed(read_metrics(run)):
         if figures := {name: value for name, value in line.items() if name.endswith(")") or name in BARE.values()}:
             return figures

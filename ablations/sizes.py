@@ -1,28 +1,28 @@
-"""Sizes of the rows' networks: counted by building them, and asserted equal where the paper compares equal ones."""
+"""Sizes of networks, counted by building them; and the DCGAN that is as large as a SAGAN."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
 
-from ablations.experiment import Experiment
-from ablations.rows import ROWS
 from sagan_base.checkpoint import build_networks
-from sagan_base.config import RunConfig
-from sagan_base.data import ImageData
+from sagan_base.config import ModelConfig, RunConfig
 
 
-@lru_cache(maxsize=64)
-def parameter_counts(config: RunConfig) -> tuple[int, int]:
+@lru_cache(maxsize=256)
+def parameter_counts(model: ModelConfig) -> tuple[int, int]:
     """Trained numbers of generator and discriminator, but for attention's temperatures, one a head.
 
     Raises:
         ValueError: the networks cannot be built, such as heads that do not divide the channels.
     """
+    # A large network is built from shapes alone; a small one sooner for real, as its rules for "meta" import much.
+    device = "meta" if model.resolution > 32 else "cpu"
     try:
-        with torch.device("meta"):  # shapes alone: nothing is drawn, so the paper's network takes no second
-            networks = build_networks(config)
+        with torch.device(device):
+            networks = build_networks(RunConfig(model=model))
     except ValueError as error:
-        attention = config.model.attention
+        attention = model.attention
         if attention is None or "num_heads" not in str(error):
             raise
         raise ValueError(
@@ -34,20 +34,13 @@ def parameter_counts(config: RunConfig) -> tuple[int, int]:
     )
 
 
-def require_equal_sizes(runs: list[Experiment], data: ImageData | None = None) -> None:
-    """Build every row's networks once and compare them with those of the row that it must equal in size.
-
-    Raises:
-        ValueError: two rows that the paper compares at equal size differ.
-    """
-    for run in {run.row.name: run for run in runs}.values():
-        here = parameter_counts(Experiment(run.row, run.setting, 0).config(data))  # all seeds of a row share a count
-        if run.row.same_size_as is None:
-            continue
-        other = Experiment(ROWS[run.row.same_size_as], run.setting, 0)
-        there = parameter_counts(other.config(data))
-        if here != there:
-            raise ValueError(
-                f"row {run.row.name!r} has {here} parameters (generator, discriminator), but {other.row.name!r}, to "
-                f"which it is compared at equal size, has {there}; use more channels or fewer heads"
-            )
+def dcgan_of_equal_size(model: ModelConfig) -> ModelConfig:
+    """Plain blocks in place of residual ones, each network as wide as brings its size nearest to the model's."""
+    model, plain = replace(model, attention=None), replace(model, attention=None, residual=False)
+    for part, name in enumerate(("generator_width", "discriminator_width")):
+        aim = parameter_counts(model)[part]
+        # A convolution has as many weights as its width squared.
+        guess = int(getattr(model, name) * (aim / parameter_counts(plain)[part]) ** 0.5)
+        sizes = {w: parameter_counts(replace(plain, **{name: w}))[part] for w in range(guess - 1, guess + 3)}
+        plain = replace(plain, **{name: min(sizes, key=lambda width, sizes=sizes, aim=aim: abs(sizes[width] - aim))})
+    return plain

@@ -1,26 +1,27 @@
-"""The summary of an ablation: one line a row, averaged over seeds, with the difference to dense attention.
+"""The summary of an ablation: one line a row, averaged over seeds, with its difference to the dense row; the contrasts.
 
-``summarise`` computes it once, as rounded numbers (the CSV) and as the text that Markdown, LaTeX and the page share, so
-that none of them can disagree.
+``summarise`` computes it once, as rounded numbers (the CSV) and as the tables that Markdown, LaTeX and the page share,
+so that none of them can disagree. differences.py has the arithmetic.
 """
 
+import math
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
 
-from ablations.bootstrap import Difference, paired_difference, read_features, resampled_distances
-from ablations.paper import ASTERISK, paper_columns
-from ablations.questions import QUESTIONS
+from ablations.contrasts import CONTRASTS, FIRST_SEED, LEVEL, SEEDS, Contrast
+from ablations.crossings import crossing_table
+from ablations.differences import Difference, Spread, holm, resampled_difference
+from ablations.paper import CAVEAT, paper_columns
 from ablations.records import Record, by_row
-from ablations.rows import ROWS
-from ablations.table import run_table
+from ablations.table import REAL, run_table
 from sagan_base.attention_health import UNIFORM
-from sagan_base.tables import cell, rounded, signed, spread
+from sagan_base.metrics.names import is_distance
+from sagan_base.tables import cell, percent, rounded
 
-MAPS = ("entropy", "from uniform", "between images", "mean map", "another's map")  # columns of how attention attends
-WITHOUT_SPREAD = ("best at step", "parameters", "file MB", "minutes", "images/s")
-Pair = tuple[str, str]  # a row, and the row it is compared with
+Groups = dict[str, list[Record]]  # row -> its runs
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,28 @@ class Summary:
 
     Attributes:
         records: the runs, in table order; all of one setting.
-        dense: row -> the dense row that the table compares it with, where both were run.
-        differences: of every pair that the table or a question compares.
+        differences: row -> its difference to its dense row, where both were run.
         figures: one line a row, as rounded numbers.
-        table: the same, as a reader wants it.
+        table: the same, as a reader wants it; the first line is of real images.
+        questions: one line a contrast of which a row was run.
+        attention: one line a row with attention: whether it attends, and what the trained generator owes to it.
+        crossings: how soon each row's distance fell below the preset's thresholds.
+        spread: over seeds, of log distances.
     """
 
     records: list[Record]
-    dense: dict[str, str]
-    differences: dict[Pair, Difference]
+    differences: dict[str, Difference]
     figures: pd.DataFrame
     table: pd.DataFrame
+    questions: pd.DataFrame
+    attention: pd.DataFrame
+    crossings: pd.DataFrame
+    spread: Spread
+
+    @property
+    def key(self) -> str:
+        """The name of the distance that all is about."""
+        return self.records[0].distance_key
 
     @property
     def setting(self) -> str:
@@ -50,129 +62,185 @@ class Summary:
         counted = ", ".join(f"{len(found)} {what}{'s' * (len(found) > 1)}" for what, found in counts.items())
         hours = sum(record.seconds for record in records) / 3600
         return (
-            f"{counted} of {setting.steps:,} steps at {setting.resolution}x{setting.resolution}, recipe "
-            f"{setting.recipe}; {hours:.1f} hours of training on {' and '.join(machines)}"
+            f"{counted} of {setting.steps:,} steps at {setting.resolution}x{setting.resolution} in "
+            f"{setting.precision}, recipe {setting.recipe}; {hours:.1f} hours of training on {' and '.join(machines)}"
         )
 
-    def note(self, columns: list[str]) -> str:
-        """What these columns of ``table`` mean."""
-        key = self.records[0].distance_key
-        notes = {
-            "n": f"Mean ± sample standard deviation over n seeds. {key}: lower is better; "
-            f"{self.records[0].setting.samples:,} samples of the EMA generator.",
-            "best @ step": "Best: lowest value on the curve, which draws fewer samples than the final measurement, and "
-            "the mean step it came at.",
-            "attention off": f"Attention off: {key} of the same samples with the generator's residual gains set to 0.",
-            "entropy": "Entropy of the maps over its maximum, their total variation from uniform over the mask "
-            f"({UNIFORM} and less is called uniform), and the share of their variation that lies between images.",
-            "mean map": f"Mean map, another's map: {key} of the same samples where every map of the generator is "
-            "replaced by its mean over samples, or by another sample's.",
-            "gain sizes": "Gain sizes: of the discriminator's (D) and the generator's (G) attention; the sign is free.",
-            "paper FID": "The paper's FID and IS are of ImageNet at 128x128 in Inception features: compare the order "
-            f"of the rows, not the numbers. {ASTERISK}",
-        }
-        return " ".join(text for column, text in notes.items() if column in columns)
+    @property
+    def pilot(self) -> bool:
+        """Whether the seeds are those that chose defaults and the number of seeds."""
+        return any(record.seed < FIRST_SEED for record in self.records)
+
+    @property
+    def note(self) -> str:
+        """What the table's columns mean."""
+        setting = self.records[0].setting
+        steps = f"steps {', '.join(f'{step:,}' for step in setting.measured)}"
+        of_seeds = (
+            f"One standard deviation of log distances over seeds, {self.spread.deviation:.2f}, is estimated from "
+            f"all rows together ({self.spread.freedom} degrees of freedom)."
+            if self.spread.freedom
+            else "No row has two seeds, so the intervals are over the samples of one training each: another seed may "
+            "differ by more."
+        )
+        return (
+            f"{self.key}: lower is better; geometric mean over n seeds, and of each seed over {steps} "
+            f"({setting.samples:,} samples of the EMA generator each), ± the standard deviation over seeds. "
+            f"Differences are to the dense row of the same kind, with 95% intervals. {of_seeds} {CAVEAT}"
+        )
+
+    @property
+    def attention_note(self) -> str:
+        """What the columns of ``attention`` mean."""
+        return (
+            "D, G: discriminator and generator. Entropy of the maps over its maximum, their total variation from "
+            f"uniform over the mask ({UNIFORM} and less is called uniform), the share of their variation that lies "
+            "between images, and the size of the residual gain (its sign is free). Times: "
+            f"{self.key} of the same samples over the trained generator's own, where every map is replaced by its mean "
+            "over samples, or by another sample's, or the gains are set to 0. The last is co-adaptation, not benefit: "
+            "a network trained with a layer needs it, whether or not one trained without would be better."
+        )
 
 
-def summarise(records: list[Record], baseline: str = "sagan", resamples: int = 500) -> Summary:
-    """Average over seeds and compare with the dense row, and as the questions ask.
-
-    Args:
-        baseline: the row that others are compared with, unless they have a dense row of their own that was run.
-        resamples: of the bootstrap.
-    """
+def summarise(records: list[Record]) -> Summary:
+    """Average over seeds, compare with the dense rows and as the contrasts ask."""
     groups = by_row(records)
-    dense = {}
-    for name, runs in groups.items():
-        own = runs[0].of_row.dense_row
-        dense[name] = own if own in groups and own != "sagan" else baseline
-    pairs = [*dense.items(), *(pair for question in QUESTIONS for pair in question.pairs)]
-    differences = compare(records, pairs, resamples)
-    dense = {row: other for row, other in dense.items() if (row, other) in differences}
-    figures = _figures(records, dense, differences)
-    table = pd.DataFrame([_readable(line, records[0], baseline) for line in figures.to_dict("records")])
-    table = table.drop(columns=[name for name in MAPS if (table[name] == "-").all()])  # runs of before they were taken
-    return Summary(records, dense, differences, figures, table)
+    spread = Spread.of(log_distances(groups))
+    dense = {name: runs[0].of_row.dense_row for name, runs in groups.items()}
+    pairs = [(name, other) for name, other in dense.items() if name != other and other in groups]
+    differences = {name: compare(groups, spread, name, other) for name, other in pairs}
+    figures = _figures(groups, dense, differences)
+    return Summary(
+        records,
+        differences,
+        figures,
+        _table(groups, figures, records[0]),
+        _questions(groups, spread),
+        _attention(groups, figures),
+        crossing_table(groups),
+        spread,
+    )
 
 
-def compare(records: list[Record], pairs: list[Pair], resamples: int = 500) -> dict[Pair, Difference]:
-    """The differences of final Fréchet distances, of those pairs of which both rows were run with a common seed."""
-    groups = by_row(records)
-    pairs = [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1] and {*pair} <= groups.keys()]
-    measured = {name: {run.seed: run.distance for run in runs} for name, runs in groups.items()}
-    resampled: dict[str, dict[int, Any]] = {name: {} for name in groups}
-    for name in {name for pair in pairs for name in pair}:
-        for run in groups[name]:
-            if (features := read_features(run.folder)) is not None:
-                resampled[name][run.seed] = resampled_distances(features, resamples, run.seed)
-    found = {
-        (row, other): paired_difference(measured[row], measured[other], resampled[row], resampled[other], resamples)
-        for row, other in pairs
+def log_distances(groups: Groups) -> dict[str, list[float]]:
+    """Row -> the logarithm of each run's distance."""
+    return {name: [math.log(record.distance) for record in runs] for name, runs in groups.items()}
+
+
+def compare(groups: Groups, spread: Spread, row: str, other: str) -> Difference:
+    """The difference of two rows that were run; of one run each, over their samples."""
+    logs = log_distances({name: groups[name] for name in (row, other)})
+    found = spread.difference(logs[row], logs[other])
+    if spread.freedom:
+        return found
+    return resampled_difference(groups[row][0].resampled, groups[other][0].resampled, found.estimate)
+
+
+def _questions(groups: Groups, spread: Spread) -> pd.DataFrame:
+    asked = [contrast for contrast in CONTRASTS if {contrast.row, contrast.other} <= groups.keys()]
+    found = [compare(groups, spread, contrast.row, contrast.other) for contrast in asked]
+    adjusted = holm([difference.p for difference in found]) if spread.freedom else [math.nan] * len(found)
+    return pd.DataFrame(
+        [
+            {
+                "question": contrast.question,
+                "answer": _answer(contrast, groups, difference, p),
+                "difference": str(difference),
+                "p (Holm)": f"{p:.3f}" if not math.isnan(p) else "-",
+                "seeds": " and ".join(map(str, difference.seeds)),
+                "smallest shown": f"{percent(-difference.detectable)} or {percent(difference.detectable)}",
+                "compared": " - ".join(groups[name][0].title for name in (contrast.row, contrast.other)),
+                "found before": contrast.found,
+            }
+            for contrast, difference, p in zip(asked, found, adjusted, strict=True)
+        ]
+    )
+
+
+def _answer(contrast: Contrast, groups: Groups, difference: Difference, p: float) -> str:
+    """A verdict where the seeds that were fixed beforehand are there."""
+    lacking = {
+        groups[name][0].title: len(fresh)
+        for name in (contrast.row, contrast.other)
+        if len(fresh := [run for run in groups[name] if run.seed >= FIRST_SEED]) < SEEDS
     }
-    return {pair: difference for pair, difference in found.items() if difference is not None}
+    if lacking or len(groups[contrast.row]) + len(groups[contrast.other]) != 2 * SEEDS:
+        return f"open: a verdict needs {SEEDS} seeds from {FIRST_SEED} on of both rows"
+    if p >= LEVEL:
+        return "no difference shown"
+    return contrast.yes if difference.estimate < 0 else contrast.no
 
 
-def _figures(records: list[Record], dense: dict[str, str], differences: dict[Pair, Difference]) -> pd.DataFrame:
-    """A line a row: mean, sample standard deviation (NaN of one seed) and n of what table.py has for each run."""
-    numbers = run_table(records).select_dtypes("number").drop(columns=["heads", "seed", "steps"])
-    gains = [name for name in numbers if name.startswith("gain/")]
-    numbers[gains] = numbers[gains].abs()  # the sign is free
-    groups = numbers.groupby([record.row for record in records], sort=False)
-    n, mean, deviation = groups.size(), groups.mean(), groups.std()
-    titles = {record.row: record.title for record in records}
+def _figures(groups: Groups, dense: dict[str, str], differences: dict[str, Difference]) -> pd.DataFrame:
+    """A line a row: the mean over seeds of what table.py has for each run, of distances the geometric one."""
     lines = []
-    for row in mean.index:
-        line = {"row": row, "title": titles[row], "n": n[row]}
-        for name in numbers:
-            line |= {name: mean.loc[row, name], f"{name} sd": deviation.loc[row, name]}
-        other = dense.get(row)
-        if other is not None:
-            found = differences[row, other]
-            line |= {"compared with": titles[other], "difference": found.estimate, "verdict": found.verdict}
-            line |= {"difference low": found.low, "difference high": found.high}
+    for row, runs in groups.items():
+        key = runs[0].distance_key
+        numbers = run_table(runs).select_dtypes("number").drop(columns=["heads", "seed", "steps"])
+        line: dict[str, Any] = {"row": row, "title": runs[0].title, "n": len(runs)}
+        for name, values in numbers.items():
+            values = [abs(value) if name.startswith("gain/") else value for value in values]  # the sign is free
+            line[name] = math.exp(fmean(map(math.log, values))) if is_distance(name) else fmean(values)
+        logs = log_distances({row: runs})[row]
+        line[f"log {key} sd"] = stdev(logs) if len(logs) > 1 else math.nan
+        if row in differences:
+            found = differences[row]
+            line |= {"compared with": dense[row], "log difference": found.estimate}
+            line |= {"log difference low": found.low, "log difference high": found.high}
         lines.append(line | paper_columns(row))
-    return rounded(pd.DataFrame(lines).drop(columns=[f"{name} sd" for name in WITHOUT_SPREAD]))
+    return rounded(pd.DataFrame(lines))
 
 
-def _readable(line: dict[str, Any], first: Record, baseline: str) -> dict[str, str]:
-    """The columns a reader wants, as text: "12.3 ± 0.4", "-1.2 [-2.0, -0.4]"."""
+def _table(groups: Groups, figures: pd.DataFrame, first: Record) -> pd.DataFrame:
+    """The columns a reader wants, as text. Scores in which samples may exceed real images stay in the CSV."""
+    key = first.distance_key
+    others = [key.replace("FD", name) if key != "FID" else f"{name} (Inception)" for name in ("precision", "recall")]
+    lines = []
+    if first.real:
+        blank = dict.fromkeys(("n", key, "difference to dense", "95% interval"))
+        lines.append({"row": REAL} | blank | {name: first.real[name] for name in (key, *others)})
+    for line in figures.to_dict("records"):
+        deviation = line[f"log {key} sd"]
+        around = "" if pd.isna(deviation) else f" ±{percent(deviation)[1:]}"
+        low, high = line.get("log difference low"), line.get("log difference high")
+        lines.append(
+            {
+                "row": line["title"],
+                "n": str(line["n"]),
+                key: cell(line[key]) + around,
+                "difference to dense": percent(line.get("log difference", math.nan)),
+                "95% interval": "-" if pd.isna(low) else f"[{percent(low)}, {percent(high)}]",
+                **{name: line[name] for name in others},
+                "parameters": cell(line["parameters"]),
+                "minutes": line["minutes"],
+                "paper FID": line["paper FID"],
+                "paper IS": line["paper IS"],
+            }
+        )
+    return pd.DataFrame(lines).map(cell)
 
-    def mean(name: str) -> str:
-        return spread(line.get(name), line.get(f"{name} sd"))
 
-    key, difference = first.distance_key, "-"
-    if not pd.isna(line.get("difference")):
-        difference = signed(line["difference"])
-        if not pd.isna(line["difference low"]):
-            difference += f" [{signed(line['difference low'])}, {signed(line['difference high'])}]"
-        if line["compared with"] != ROWS[baseline].title:
-            difference += f" (to {line['compared with']})"
-    def layers(prefix: str) -> str:
-        """One figure a layer: "D 0.12, G 0.31"."""
-        names = [name for name in line if name.startswith(prefix) and not name.endswith(" sd")]
-        shown = [f"{'D' if 'discriminator' in n else 'G'} {cell(line[n])}" for n in names if not pd.isna(line[n])]
-        return ", ".join(shown) or "-"
+def _attention(groups: Groups, figures: pd.DataFrame) -> pd.DataFrame:
+    """Health of the maps, size of the gains, and the distance without them or with others."""
+    lines = [line for line in figures.to_dict("records") if groups[line["row"]][0].attention_off is not None]
+    return pd.DataFrame(
+        [
+            {
+                "row": line["title"],
+                "entropy": _layers(line, "entropy/"),
+                "from uniform": _layers(line, "variation/"),
+                "between images": _layers(line, "between/"),
+                "gain": _layers(line, "gain/"),
+                "times, mean map": cell(line.get("times, mean map")),
+                "times, another's map": cell(line.get("times, another image's map")),
+                "times, gains at 0": cell(line["times, gains at 0"]),
+            }
+            for line in lines
+        ]
+    )
 
-    return {
-        "row": line["title"],
-        "n": cell(line["n"]),
-        key: mean(key),
-        "best @ step": f"{mean(f'best {key}')} @ {cell(round(line['best at step']))}",
-        "difference to dense, 95% interval": difference,
-        "verdict": cell(line.get("verdict")),
-        first.score_key: mean(first.score_key),
-        "class accuracy": mean("class accuracy (SVM)"),
-        "paper FID": line["paper FID"],
-        "paper IS": line["paper IS"],
-        "entropy": layers("entropy/"),
-        "from uniform": layers("variation/"),
-        "between images": layers("between/"),
-        "mean map": mean(f"{key}, mean map"),
-        "another's map": mean(f"{key}, another image's map"),
-        "attention off": mean(f"{key}, attention off"),
-        "gain sizes": layers("gain/"),
-        "parameters": cell(line["parameters"]),
-        "file MB": cell(line["file MB"]),
-        "minutes": cell(line["minutes"]),
-        "images/s": cell(line["images/s"]),
-    }
+
+def _layers(line: dict[str, Any], prefix: str) -> str:
+    """One figure a layer: "D 0.12, G 0.31"."""
+    names = sorted(name for name in line if name.startswith(prefix) and not pd.isna(line[name]))
+    return ", ".join(f"{'D' if 'discriminator' in name else 'G'} {cell(line[name])}" for name in names)

@@ -8,12 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from ablations.paper import ASTERISK, paper_columns
+from ablations.paper import ANCHORS, ASTERISK, CAVEAT, paper_columns
 from ablations.records import Record
 from sagan_base.attention_health import MEASURES
 from sagan_base.files import write_text
 from sagan_base.tables import csv, markdown, text
 from ylg.heads import shown_order
+
+REAL = "real images, held out"  # what the first line of every table is called
 
 
 def run_table(records: list[Record]) -> pd.DataFrame:
@@ -21,10 +23,21 @@ def run_table(records: list[Record]) -> pd.DataFrame:
     return pd.DataFrame([_line(record) for record in records]).dropna(axis="columns", how="all")
 
 
+def with_real(records: list[Record]) -> pd.DataFrame:
+    """``run_table`` below a line of the real images that were not trained on."""
+    table = run_table(records)
+    real = pd.DataFrame([{"row": REAL} | records[0].real]) if records[0].real else table[:0]
+    return pd.concat([real, table])[table.columns]
+
+
+def anchor_table() -> pd.DataFrame:
+    """The published figures to keep beside the table; they belong to none of its rows."""
+    return pd.DataFrame([{"what": what, **f.columns(), "on": f.where, "by": f.source} for what, f in ANCHORS])
+
+
 def _line(record: Record) -> dict[str, Any]:
     attention = record.config.model.attention
     ordered = attention is not None and attention.pattern != "dense"
-    best, best_step = record.best()
     return {
         "row": record.title,
         "heads": attention.num_heads if attention else 0,
@@ -35,14 +48,11 @@ def _line(record: Record) -> dict[str, Any]:
         "seed": record.seed,
         "steps": record.setting.steps,
         **record.metrics,
-        f"best {record.distance_key}": best,
-        "best at step": best_step,
         f"initial {record.distance_key}": record.initial[record.distance_key],
-        "class accuracy (SVM)": record.class_accuracy,
-        f"{record.distance_key}, attention off": record.attention_off.get(record.distance_key),
         **paper_columns(record.row),
         **dict(sorted(record.gains.items())),
         **map_columns(record),
+        "times, gains at 0": record.attention_off,
         "parameters": sum(record.parameters.values()),
         "file MB": record.file_bytes / 1e6,
         "minutes": record.seconds / 60,
@@ -51,14 +61,14 @@ def _line(record: Record) -> dict[str, Any]:
 
 
 def map_columns(record: Record) -> dict[str, float]:
-    """How each layer attends, and did untrained, means over its heads; the distance with other maps than its own."""
+    """How each layer attends, and did untrained, means over its heads; and what other maps than its own do."""
     columns = {}
     for layer, values in sorted(record.attention_health.items()):
         for when, health in (("", values), ("untrained ", values["untrained"])):
             for measure in MEASURES:
                 columns[f"{when}{measure}/{layer}"] = sum(health[measure]) / len(health[measure])
-        for change, distance in values.get("distance", {}).items():
-            columns[f"{record.distance_key}, {change}"] = distance
+        for change, times in values.get("distance", {}).items():
+            columns[f"times, {change}"] = times
         for change, size in values["output changes"].items():
             columns[f"output change, {change}/{layer}"] = size
     return columns
@@ -66,11 +76,11 @@ def map_columns(record: Record) -> dict[str, float]:
 
 def write_table(records: list[Record], unfinished: list[Path], out: Path) -> None:
     """Write ``table.csv`` (for programs) and ``table.md`` (for reading) into ``out``."""
-    table, setting = run_table(records), records[0].setting
+    table, setting = with_real(records), records[0].setting
     parts = [
         f"# Ablation: {setting.data} at {setting.resolution}x{setting.resolution}, {setting.steps:,} steps",
-        f"{setting.samples:,} samples of the EMA generator a run. The paper's FID and IS are of ImageNet 128x128 and "
-        "Inception features: compare the order of the rows, not the numbers.",
+        f"{setting.samples:,} samples of the EMA generator at each of the steps "
+        f"{', '.join(f'{step:,}' for step in setting.measured)}. {CAVEAT}",
         markdown(table),
         f"\\{ASTERISK}",
     ]
@@ -82,7 +92,6 @@ def write_table(records: list[Record], unfinished: list[Path], out: Path) -> Non
 
 def brief(records: list[Record]) -> str:
     """The columns that fit a terminal."""
-    table = run_table(records)
-    first = records[0]
-    wanted = ["row", "seed", first.distance_key, first.score_key, "class accuracy (SVM)", "paper FID", "paper IS"]
-    return text(table[[column for column in wanted if column in table]])
+    table, key = with_real(records), records[0].distance_key
+    others = [name for name in records[0].metrics if name.startswith(("precision", "recall"))][:2]
+    return text(table[["row", "seed", key, *others, "paper FID", "paper IS"]])

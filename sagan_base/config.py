@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from ylg.layer import MODES
 
 RESOLUTIONS = (16, 32, 64, 128, 256)
+PRECISIONS = ("float32", "bfloat16")
 AUGMENTATIONS = ("colour", "translation", "cutout")
 
 
@@ -258,7 +259,7 @@ class TrainConfig:
         for name in ("seed", "checkpoint_every", "sample_every", "metrics_every", "standing_statistics"):
             _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} is negative")
         _require(
-            self.precision in ("float32", "bfloat16"),
+            self.precision in PRECISIONS,
             f"precision={self.precision!r} is unknown; use 'float32' or 'bfloat16'",
         )
 

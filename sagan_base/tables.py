@@ -45,6 +45,14 @@ def signed(value: float) -> str:
     return ("+" if value > 0 else "") + cell(value)
 
 
+def percent(log_ratio: float) -> str:
+    """A difference of logarithms as a reader takes it: "-12%", "+340%"."""
+    if pd.isna(log_ratio):
+        return cell(None)
+    value = round(100 * float(np.expm1(log_ratio)), 1) + 0.0  # no minus before 0
+    return f"{value:+.{0 if abs(value) >= 10 else 1}f}%"
+
+
 def spread(mean: float | None, deviation: float | None) -> str:
     """ "12.3 ± 0.4"; the mean alone where there is no deviation, "-" where there is neither."""
     return cell(mean) if pd.isna(mean) or pd.isna(deviation) else f"{cell(mean)} ± {cell(deviation)}"

@@ -23,6 +23,7 @@ from sagan_base.data import ImageData
 from sagan_base.efficientnet import efficientnet_lite0, packaged_weights
 from sagan_base.extras import install_command, missing_modules
 from sagan_base.metrics.classifier import classifier_for, load_classifier
+from sagan_base.metrics.names import FEATURES
 
 
 class _TwoFeatures(FeatureExtractorBase, ABC):
@@ -93,7 +94,6 @@ class EfficientNetFeatures(_TwoFeatures):
         return features, self.network.classifier(features)
 
 
-FEATURES = ("classifier", "efficientnet", "inception")  # as options name them
 CLASSIFIER, EFFICIENTNET, INCEPTION = "ylg-classifier", "ylg-efficientnet-lite0", "inception-v3-compat"
 for _name, _class in ((CLASSIFIER, ClassifierFeatures), (EFFICIENTNET, EfficientNetFeatures)):
     if _name not in FEATURE_EXTRACTORS_REGISTRY:

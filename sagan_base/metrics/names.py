@@ -5,6 +5,7 @@ Bare "FID", "IS" and "KID" mean Inception's features; everything else carries it
 
 from collections.abc import Mapping
 
+FEATURES = ("classifier", "efficientnet", "inception")  # as options name them; features.py has the extractors
 BARE = {"FD": "FID", "IS-style": "IS", "KID": "KID"}
 
 
@@ -16,3 +17,8 @@ def column(name: str, label: str) -> str:
 def leading(values: Mapping[str, float], name: str) -> str | None:
     """The first key of ``values`` that is the measure ``name`` ("FD", "IS-style"), in whatever features; or None."""
     return next((key for key in values if key == BARE[name] or key.startswith(f"{name} (")), None)
+
+
+def is_distance(name: str) -> bool:
+    """Whether a figure of this name is a Fréchet distance, in whatever features."""
+    return name == BARE["FD"] or name.startswith("FD (")

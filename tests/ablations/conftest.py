@@ -4,11 +4,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from ablations.bootstrap import write_features
 from ablations.experiment import Conditions, Experiment, Setting
 from ablations.presets import PRESETS
 from ablations.records import Record, write_record
@@ -16,7 +14,15 @@ from ablations.rows import ROWS
 from sagan_base.provenance import Git, Machine, Provenance
 
 GAINS = {"gain/generator.attention.16": 0.1, "gain/discriminator.attention.16": -0.2}
-DISTANCE, SCORE = "FD (digits classifier)", "IS-style (digits classifier)"
+DISTANCE, OTHERS = "FD (digits classifier)", {f"{name} (digits classifier)": 0.5 for name in ("precision", "recall")}
+HEALTH = {
+    f"{part}.attention.16": {
+        "entropy": [0.5, 0.7], "variation": [0.2, 0.4], "between": [0.1, 0.3],
+        "output changes": {"mean map": 0.1}, "distance": {"mean map": 1.25},
+        "untrained": {"entropy": [0.9], "variation": [0.1], "between": [0.5]},
+    }
+    for part in ("discriminator", "generator")
+}  # fmt: skip
 Canned = Callable[..., Record]
 
 
@@ -28,11 +34,9 @@ def canned_run(tmp_path: Path) -> Canned:
         row: str,
         seed: int = 0,
         distance: float = 10.0,
-        score: float = 5.0,
-        accuracy: float | None = 0.95,
         steps: int = 1000,
         curve: tuple[tuple[int, float], ...] = (),
-        samples: np.ndarray | None = None,
+        resampled: tuple[float, ...] = (-0.03, -0.01, 0.0, 0.01, 0.03),
         root: Path = tmp_path,
         folder: str | None = None,
     ) -> Record:
@@ -44,16 +48,20 @@ def canned_run(tmp_path: Path) -> Canned:
             title=ROWS[row].title,
             seed=seed,
             config=run.config(),
-            setting=Conditions("digits", "paper", "digits", "ab" * 32, 32, steps, ("classifier",), 1000),
-            metrics={DISTANCE: distance, SCORE: score},
-            initial={DISTANCE: 250.0, SCORE: 1.0},
-            class_accuracy=accuracy,
+            setting=Conditions(
+                "digits", "paper", "digits", "ab" * 32, 32, "float32", steps, setting.measured, ("classifier",), 1000
+            ),
+            metrics={DISTANCE: distance} | OTHERS,
+            initial={DISTANCE: 250.0} | OTHERS,
+            real={"images": 355, DISTANCE: 0.14} | OTHERS,
+            resampled=resampled,
             parameters={"generator": 60_000, "discriminator": 40_000},
             file_bytes=420_000,
             seconds=90.0,
             images_per_second=355.0,
             gains={} if ROWS[row].attention is None else GAINS,
-            attention_off={} if ROWS[row].attention is None else {DISTANCE: 2 * distance},
+            attention_off=None if ROWS[row].attention is None else 2.0,
+            attention_health={} if ROWS[row].attention is None else HEALTH,
             provenance=Provenance(
                 seed, "2026-01-01", "python x", {"python": "3.11", "torch": "2.13"}, Git("c0ffee", False), machine
             ),
@@ -61,13 +69,10 @@ def canned_run(tmp_path: Path) -> Canned:
         )
         record.folder.mkdir(parents=True)
         (record.folder / "config.json").write_text("{}")
-        lines = [{"step": step, DISTANCE: value, SCORE: 5.0} for step, value in curve]
+        lines = [{"step": step, DISTANCE: value} for step, value in curve]
         lines += [{"step": step} | record.gains for step, _ in curve]
         (record.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         Image.new("L", (40, 20), 128).save(record.folder / "samples.png")
-        if samples is not None:
-            size = samples.shape[1]
-            write_features(record.folder, samples, np.zeros(size), np.eye(size))
         write_record(record)
         return record
 

@@ -4,6 +4,7 @@ The networks are tiny and so is the classifier whose features are compared: the 
 """
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,22 +20,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ablations import execute
-from ablations.bootstrap import read_features, write_features
-from ablations.execute import Measurement, finished
+from ablations.execute import Measurement, finished, plateau, run_experiment
 from ablations.experiment import Experiment, Setting
+from ablations.paper import CAVEAT
 from ablations.presets import Preset
 from ablations.records import read_record
+from ablations.report import SMALL_FILES
 from ablations.rows import ROWS
+from ablations.table import REAL
 from sagan_base.config import ModelConfig
 from sagan_base.data import load_data
 from sagan_base.distributed import Processes
-from sagan_base.generator import Generator
-from sagan_base.metrics import features
-from sagan_base.metrics.classifier import ClassifierConfig, classifier_for
 from sagan_base.metrics.evaluate import Evaluation, RealStatistics
-from sagan_base.sampling import class_frequency_labels
+from sagan_base.run_folder import read_metrics
 
+DISTANCE = "FD (digits classifier)"
 MINIATURE = """
 import sys, torch
 torch.set_num_threads(1)
@@ -46,7 +46,7 @@ features.classifier_for = lambda data, cache: classifier.classifier_for(data, ca
 PRESETS["tiny"] = Preset(
     "tiny", "for tests", "digits",
     ModelConfig(16, image_channels=1, num_classes=10, latent_dim=4, generator_width=4, discriminator_width=4),
-    steps=24, metrics_every=8, curve_samples=20, final_samples=30, checkpoint_every=2, log_every=2,
+    steps=24, metrics_every=8, plateau=2, thresholds=(300.0,), samples=30, checkpoint_every=2, log_every=2,
     recipe_changes={"paper": {"batch_size": 4}},
 )
 from ablations.run import main
@@ -101,7 +101,7 @@ def merged(run, tmp_path_factory) -> dict[str, Path | str]:
 
 
 def test_a_killed_command_leaves_the_finished_rows_in_the_table(merged):
-    assert "SAGAN" in merged["table"] and merged["runs_at_kill"].__len__() == len(merged["table"].splitlines()) - 1
+    assert "SAGAN" in merged["table"] and len(merged["runs_at_kill"]) == len(merged["table"].splitlines()) - 2
 
 
 def test_the_same_command_skips_what_is_finished_and_goes_on_with_the_rest(merged):
@@ -119,91 +119,85 @@ def test_a_killed_and_resumed_run_is_bit_for_bit_the_undisturbed_one(merged):
 
 def test_folders_of_two_machines_merge_by_copying_and_only_what_is_missing_is_run(merged):
     assert merged["last"].count("finished before") == 3
-    table = pd.read_csv(merged["all"] / "table.csv")
+    table = pd.read_csv(merged["all"] / "table.csv")[1:]
     assert list(zip(table["row"], table["seed"], strict=True)) == [
         ("SAGAN", 0), ("SAGAN", 1), ("YLG-SAGAN", 0), ("YLG-SAGAN", 1),
     ]  # fmt: skip
     assert table["paper FID"].tolist() == [18.65, 18.65, 15.94, 15.94]
 
 
-def test_the_command_itself_prints_class_accuracy_and_how_far_the_distance_fell(merged):
+def test_the_command_itself_prints_how_far_the_distance_fell_what_real_images_have_and_the_caveat(merged):
     result = json.loads((merged["all"] / "sagan-seed1" / "result.json").read_text())
-    assert f"gives {result['class_accuracy']:.1%} of 500 samples the class asked for" in merged["last"]
-    key = "FD (digits classifier)"
-    before, after = result["initial"][key], result["metrics"][key]
+    before, after = result["initial"][DISTANCE], result["metrics"][DISTANCE]
     change = f"{before / after:.1f} times lower" if after <= before else f"{after / before:.1f} times higher"
     assert f"{before:.4g} at initialisation, {after:.4g} at the end: {change}" in merged["last"]
+    assert f"355 real images that were not trained on: {result['real'][DISTANCE]:.4g}" in merged["last"]
+    assert CAVEAT in merged["last"] and REAL in merged["last"]
 
 
-def test_the_last_measurement_is_repeated_with_the_gains_at_0(tmp_path, monkeypatch):
-    gains, counts = [], []
+def test_a_result_is_the_geometric_mean_of_the_last_measurements_and_its_files_are_small(merged):
+    folder = merged["all"] / "ylg-seed0"
+    result = json.loads((folder / "result.json").read_text())
+    logged = {line["step"]: line for line in read_metrics(folder) if DISTANCE in line}
+    assert list(logged) == [8, 16, 24] and result["setting"]["measured"] == [16, 24]
+    mean = (logged[16][DISTANCE] * logged[24][DISTANCE]) ** 0.5
+    assert result["metrics"][DISTANCE] == pytest.approx(mean, rel=1e-9)
+    assert len(result["resampled"]) == 200 and 0 < max(result["resampled"]) < 1
+    assert sum((folder / name).stat().st_size for name in SMALL_FILES if name != "samples.png") < 40_000
+
+
+def test_a_log_that_lacks_a_measurement_is_refused():
+    lines = [{"step": 8, DISTANCE: 4.0, "precision (x)": 0.4}, {"step": 16, DISTANCE: 9.0, "precision (x)": 0.6}]
+    assert plateau(lines, (8, 16), [DISTANCE, "precision (x)"]) == pytest.approx({DISTANCE: 6.0, "precision (x)": 0.5})
+    with pytest.raises(ValueError, match=r"lacks the measurements of steps \[24\]"):
+        plateau(lines, (16, 24), [DISTANCE])
+
+
+def test_the_last_measurement_is_repeated_with_the_gains_at_0_and_with_other_maps(tmp_path):
+    gains = []
 
     class Recording(Measurement):
-        def __call__(self, generator, *arguments, **options):
-            counts.append(arguments[1])
+        def __call__(self, generator, data, features=None):
             gains.append([layer.gain.item() for layer in generator.attention_layers().values()])
             real = RealStatistics(torch.zeros(2), torch.eye(2), torch.zeros(3, 2))
-            values = {"FD (tiny)": float(len(gains)), "IS-style (tiny)": 1.0}
-            return Evaluation(values, torch.full((3, 2), float(len(gains))), torch.zeros(3).long(), real)
+            samples = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]])
+            return Evaluation({"FD (tiny)": float(len(gains))}, samples, torch.zeros(3).long(), real)
 
     model = ModelConfig(16, image_channels=1, num_classes=10, latent_dim=4, generator_width=4, discriminator_width=4)
     recipe = {"paper": {"batch_size": 4, "ema_decay": 0.0}}
-    preset = Preset("tiny", "for tests", "digits", model, 3, 0, 20, 30, recipe_changes=recipe)
+    preset = Preset("tiny", "for tests", "digits", model, 3, 0, 30, recipe_changes=recipe)
     run = Experiment(ROWS["ylg"], Setting(preset, "paper", "digits", 3, ("tiny",)), 0)
-    data = load_data("digits", 16)
-    record = execute.run_experiment(
-        run, data, tmp_path, Recording(("tiny",)), Processes(0, 1, torch.device("cpu")), progress=False
-    )
-    before, _, trained, off, *replaced = gains
-    assert before == off == [0]  # before the first step, and switched off
+    data, alone = load_data("digits", 16), Processes(0, 1, torch.device("cpu"))
+    record = run_experiment(run, data, None, tmp_path, Recording(("tiny",), 30), alone, progress=False)
+    trained, before, off, *replaced = gains  # the last step is measured once, in training
+    assert before == off == [0]  # the untrained network, and switched off
     assert trained == [record.gains["gain/generator.attention.8"]] != [0]
     assert replaced == [trained] * 2  # its maps by their mean, and by another sample's
-    assert read_features(record.folder).samples[0, 0] == 3  # of the measurement with the gains as trained
-    assert record.metrics["FD (tiny)"] == 3
-    assert record.attention_off == {"FD (tiny)": 4.0, "IS-style (tiny)": 1.0}
+    assert record.metrics == {"FD (tiny)": 1.0} and record.initial == {"FD (tiny)": 2.0} and record.real == {}
+    assert record.attention_off == 3.0
     health = record.attention_health
     assert list(health) == ["generator.attention.8", "discriminator.attention.8"]
-    assert health["generator.attention.8"]["distance"] == {"mean map": 5.0, "another image's map": 6.0}
-    assert counts == [30, 20, 30, 30, 30, 30]  # fewer samples for the curve
-
-
-def test_the_samples_kept_for_the_bootstrap_are_those_that_were_measured(tmp_path, monkeypatch):
-    small = ClassifierConfig(width=4, min_steps=10, max_steps=10)
-    monkeypatch.setattr(
-        features, "classifier_for", lambda data, cache: classifier_for(data, cache, small, progress=False)
-    )
-    torch.manual_seed(0)
-    generator = Generator(resolution=16, image_channels=1, num_classes=10, generator_width=4, attention=None)
-    data, measure = load_data("digits", 16), Measurement(("classifier",), cache=tmp_path / "cache")
-    measured = measure(generator, data, 100, progress=False)
-    assert torch.equal(measured.labels.bincount(), class_frequency_labels(data, 100, 0).bincount())
-    write_features(tmp_path, measured.features.numpy(), measured.real.mean.numpy(), measured.real.covariance.numpy())
-    kept = read_features(tmp_path)
-    assert kept.samples.shape == (100, 64)
-    distance, _ = kept.distance_and_influence()
-    assert distance == pytest.approx(measured.values["FD (digits classifier)"], rel=2e-3)
+    assert health["generator.attention.8"]["distance"] == {"mean map": 4.0, "another image's map": 5.0}
+    assert read_record(record.folder) == record
 
 
 def test_the_report_of_the_merged_runs_has_both_rows_with_two_seeds_each(merged, tmp_path, capsys):
     from ablations.report import FILES, main
 
-    assert main([str(merged["all"]), "--out", str(tmp_path), "--resamples", "100"]) == 0
+    assert main([str(merged["all"]), "--out", str(tmp_path)]) == 0
     report = pd.read_csv(tmp_path / "report.csv").set_index("row")
     assert report["n"].to_dict() == {"sagan": 2, "ylg": 2}
-    runs = [json.loads((merged["all"] / f"ylg-seed{s}" / "result.json").read_text()) for s in (0, 1)]
-    mean = sum(run["metrics"]["FD (digits classifier)"] for run in runs) / 2
-    assert report.loc["ylg", "FD (digits classifier)"] == pytest.approx(mean, rel=1e-5)
-    assert (
-        report.loc["ylg", "difference low"] <= report.loc["ylg", "difference"] <= report.loc["ylg", "difference high"]
-    )
+    logs = [math.log(read_record(merged["all"] / f"ylg-seed{seed}").distance) for seed in (0, 1)]
+    assert report.loc["ylg", DISTANCE] == pytest.approx(math.exp(sum(logs) / 2), rel=1e-5)
+    assert report.loc["ylg", "log difference low"] < report.loc["ylg", "log difference"]
     assert {path.name for path in tmp_path.iterdir()} == set(FILES)
 
 
 def test_another_number_of_steps_does_not_join_a_folder_of_other_runs(run, merged):
-    refused = run("--rows", "ylg_pool", "--steps", 30, "--out", merged["all"])
+    refused = run("--rows", "interlaced8", "--steps", 30, "--out", merged["all"])
     assert refused.returncode == 2
     assert "cannot stand in one table: steps 24 against 30" in refused.stderr and refused.stderr.count("\n") == 1
-    assert not (merged["all"] / "ylg_pool-seed0").exists()
+    assert not (merged["all"] / "interlaced8-seed0").exists()
 
 
 def test_fewer_steps_than_a_run_has_are_refused_and_the_dry_run_says_so(run, merged):
@@ -223,5 +217,3 @@ def test_a_run_measured_in_other_features_is_not_finished(merged):
     alone = Processes(0, 1, torch.device("cpu"))
     assert finished(wanted(("classifier",)), None, merged["b"], alone) == record
     assert finished(wanted(("classifier", "efficientnet")), None, merged["b"], alone) is None
-    kept = json.loads((merged["b"] / "ylg-seed1" / "initial.json").read_text())
-    assert kept["features"] == ["classifier"] and kept["metrics"] == record.initial

@@ -1,9 +1,13 @@
 """The command line: what it makes of its options, and what it refuses in one line before any work."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from ablations import run
+from ablations import run, series
+from ablations.contrasts import CONTRASTS, FIRST_SEED, OTHER_SEEDS, ROWS_OF_CONTRASTS, SEEDS
 from ablations.presets import PRESETS
 from ablations.rows import PAPER_ROWS, ROWS
 
@@ -12,9 +16,13 @@ def asked(*options: str) -> run.Request:
     return run.request(run.parser().parse_args(options))
 
 
+def rows(*options: str) -> tuple:
+    return tuple(run.row for run in asked(*options).runs)
+
+
 def test_the_readmes_command_is_exactly_the_papers_ylg_row_on_digits():
     request = asked("--pattern", "ltr_rtl", "--esa")
-    assert request.rows == (ROWS["ylg"],) and request.seeds == (0,)
+    assert [(run.row, run.seed) for run in request.runs] == [(ROWS["ylg"], 0)]
     assert request.setting.preset is PRESETS["digits"] and request.setting.recipe == "paper"
     assert str(request.out) == "runs/ablation"
 
@@ -27,32 +35,42 @@ def test_the_readmes_command_is_exactly_the_papers_ylg_row_on_digits():
         ("--pattern dense --esa", "sagan_8"),
         ("--pattern ltr_rtl", "ylg_no_esa"),
         ("--pattern ltr_rtl --order manhattan", "ylg"),
-        ("--pattern ltr_rtl --order hilbert", "ylg_hilbert"),
         ("--pattern strided_original --esa", "ylg_strided"),
-        ("--pattern strided --esa", "ylg_strided_repaired"),
-        ("--pattern ltr_rtl --esa --alignment pool", "ylg_pool"),
-        ("--pattern ltr_rtl --esa --mode sequential", "ylg_sequential"),
+        ("--pattern ltr_rtl --esa --alignment pool --qk-norm", "ylg_attending"),
+        ("--pattern ltr_rtl --order hilbert --alignment pool --qk-norm", "ylg_hilbert"),
+        ("--pattern ltr_rtl --esa --alignment pool --mode sequential --qk-norm", "ylg_sequential"),
+        ("--pattern interlaced8 --alignment pool --qk-norm", "interlaced8"),
     ],
 )
 def test_options_that_describe_a_row_are_that_row(options, name):
-    assert asked(*options.split()).rows == (ROWS[name],)
+    assert rows(*options.split()) == (ROWS[name],)
 
 
 def test_all_is_the_papers_table_and_extended_adds_the_rest():
-    assert asked("--all").rows == PAPER_ROWS
-    assert asked("--all", "--extended").rows == asked("--extended").rows == tuple(ROWS.values())
-    assert asked("--rows", "ylg", "sagan", "ylg").rows == (ROWS["ylg"], ROWS["sagan"])
+    assert rows("--all") == PAPER_ROWS
+    assert rows("--all", "--extended") == rows("--extended") == tuple(ROWS.values())
+    assert rows("--rows", "ylg", "sagan", "ylg") == (ROWS["ylg"], ROWS["sagan"])
+    assert {row.name for row in rows("--contrasts")} == {name for c in CONTRASTS for name in (c.row, c.other)}
+
+
+def test_the_table_is_balanced_at_any_time_and_reuses_no_seed_that_chose_something():
+    runs = [(run.row.name, run.seed) for run in asked("--table").runs]
+    assert len(set(runs)) == len(runs) and min(seed for _, seed in runs) == FIRST_SEED
+    for row in ROWS:
+        seeds = SEEDS if row in ROWS_OF_CONTRASTS else OTHER_SEEDS
+        assert [seed for name, seed in runs if name == row] == list(range(FIRST_SEED, FIRST_SEED + seeds))
+    assert [seed for _, seed in runs] == sorted(seed for _, seed in runs)  # every row of a seed before the next
 
 
 def test_seeds_counts_from_zero_and_every_row_runs_before_the_next_seed():
     request = asked("--rows", "sagan", "ylg", "--seeds", "2")
-    assert [run.name for run in request.experiments] == ["sagan-seed0", "ylg-seed0", "sagan-seed1", "ylg-seed1"]
-    assert asked("--all", "--seed", "7").seeds == (7,)
+    assert [run.name for run in request.runs] == ["sagan-seed0", "ylg-seed0", "sagan-seed1", "ylg-seed1"]
+    assert {run.seed for run in asked("--all", "--seed", "7").runs} == {7}
 
 
 def test_settings_that_differ_have_folders_that_differ(tmp_path):
     options = ["", "--steps 50", "--recipe biggan", "--preset cifar10", f"--data folder:{tmp_path}", "--data cifar10"]
-    options += ["--features efficientnet", "--steps 50 --recipe biggan"]
+    options += ["--features efficientnet", "--steps 50 --recipe biggan", "--precision bfloat16"]
     folders = [asked("--all", *text.split()).out for text in options]
     assert len(set(folders)) == len(options)
     assert str(asked("--all", "--steps", "50").out) == "runs/ablation-50-steps"
@@ -62,7 +80,7 @@ def test_settings_that_differ_have_folders_that_differ(tmp_path):
 def test_inception_weights_add_its_figures_to_those_of_the_preset(tmp_path):
     request = asked("--all", "--inception-weights", "weights.pth")
     assert request.setting.features == ("classifier", "inception")
-    assert str(request.measurement.weights["inception"]) == "weights.pth"
+    assert str(request.weights["inception"]) == "weights.pth"
 
 
 MISTAKES = [
@@ -83,6 +101,9 @@ MISTAKES = [
     ("--all --steps 0", "--steps 0 is too small; give 1 or more"),
     ("--all --seeds 0", "--seeds 0 is too small"),
     ("--all --seed 1 --seeds 2", "not allowed with"),
+    ("--table --seeds 2", "--table has seeds of its own"),
+    ("--table --contrasts", "--contrasts and --table exclude each other"),
+    ("--power /nowhere", "/nowhere holds no row of a contrast with two seeds; make a pilot of"),
     ("--pattern ltr --esa --order hilbert", "not allowed with"),
     ("--all --format slurm", "add --list"),
     ("--pattern dense --list --format slurm --heads 4", "this combination has none"),
@@ -97,7 +118,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_anything_is_written(
     options, words, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "run_experiment", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(series, "run_experiment", lambda *_: pytest.fail("it ran"))
     with pytest.raises(SystemExit) as stop:
         run.main(options.split())
     said = capsys.readouterr()
@@ -115,7 +136,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path, capsys):
 
 def test_runs_of_another_setting_in_the_folder_are_refused_before_training(canned_run, tmp_path, monkeypatch, capsys):
     canned_run("sagan")
-    monkeypatch.setattr(run, "run_experiment", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(series, "run_experiment", lambda *_: pytest.fail("it ran"))
     with pytest.raises(SystemExit) as stop:
         run.main(["--rows", "ylg", "--out", str(tmp_path)])
     said = capsys.readouterr().err
@@ -128,7 +149,7 @@ def test_the_digits_preset_runs_on_one_thread_unless_told_otherwise(variables, e
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(run, "run_all", lambda *_: seen.append(torch.get_num_threads()) or 0)
+    monkeypatch.setattr(series, "run_series", lambda *_: seen.append(torch.get_num_threads()) or 0)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -136,3 +157,10 @@ def test_the_digits_preset_runs_on_one_thread_unless_told_otherwise(variables, e
     finally:
         torch.set_num_threads(before)
     assert seen == [expected]
+
+
+def test_listing_imports_nothing_that_trains_measures_or_draws():
+    heavy = "ablations.execute", "pandas", "torch_fidelity", "matplotlib", "sklearn", "torch._dynamo"
+    program = f"import sys; from ablations.run import main; main(['--list']); print(set(sys.modules) & set({heavy}))"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1] == "set()"

@@ -23,7 +23,7 @@ def trained(canned_run, monkeypatch):
     """The trials that were trained; a mean map costs as many times the FD as the trial's temperature."""
     names, canned = [], canned_run("ylg", distance=2.0)
 
-    def quick(experiment, data, out, measure, group):
+    def quick(experiment, data, held_out, out, measure, group):
         names.append(experiment.name)
         config = experiment.config(data)
         matters = config.model.attention.temperature
@@ -31,7 +31,7 @@ def trained(canned_run, monkeypatch):
         health["untrained"] = {name: [0.99] for name in health}
         health["output changes"] = {"mean map": matters / 10}
         layers = {
-            "generator.attention.16": health | {"distance": {"mean map": 2 * matters}},
+            "generator.attention.16": health | {"distance": {"mean map": matters}},
             "discriminator.attention.16": health,
         }
         row, setting, folder = experiment.row, experiment.setting.conditions(data), out / experiment.name
@@ -51,8 +51,8 @@ def test_runs_are_kept_in_one_table_and_the_trials_whose_maps_matter_most_come_f
     runs = pd.read_csv(tmp_path / "screening.csv")
     assert list(runs["steps"]) == [300] * 3 + [1000] * 4 and set(runs["seed"]) == {100, 1, 2}
     of_16 = runs[runs["trial"] == "from16"].iloc[0]
-    shown = of_16[["FD (digits classifier), mean map", "D output change, mean map", "G entropy", "D untrained between"]]
-    assert shown.tolist() == [32, 1.6, 0.6, 0.99]
+    shown = of_16[["times, mean map", "D output change, mean map", "G entropy", "D untrained between"]]
+    assert shown.tolist() == [16, 1.6, 0.6, 0.99]
     said = capsys.readouterr().out.splitlines()[-6:]
     assert [line.split()[0] for line in said] == ["from16"] * 2 + ["from8"] * 2 + ["from2"] * 2
     assert "0.600 (0.990)" in said[0] and "FD x 16.00" in said[0] and "logits by 1.600 sd" in said[1]
