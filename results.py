@@ -65,7 +65,7 @@ def page(summaries: dict[str, Summary]) -> str:
     )
     environment.filters["markdown"] = markdown
     environment.filters["table"] = lambda rows, columns: markdown(pd.DataFrame(rows, columns=columns))
-    speeds = {kind: read_speeds(kind) for kind in SPEED_TABLES}
+    speeds = {kind: read_speeds(kind) for kind in ("attention", "masks", "training")}
     return (
         environment.get_template("RESULTS.md.jinja")
         .render(
@@ -126,45 +126,9 @@ def read_speeds(kind: str) -> list[Speed]:
         result = json.loads(path.read_text(encoding="utf-8"))
         picture = path.with_suffix(".png")
         shown = picture.relative_to(ROOT).as_posix() if picture.is_file() else ""
-        found.append(Speed(result, pd.DataFrame(SPEED_TABLES[kind](result)), shown))
+        found.append(Speed(result, pd.DataFrame(result["summary"]), shown))
     return found
 
-
-def attention_speed(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """One attention layer: ours, and each peer in its fastest way."""
-    return result["summary"]
-
-
-def training_speed(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """A whole training step."""
-    return [
-        {
-            "network": row["case"],
-            "precision": row["precision"],
-            "milliseconds": row["milliseconds"],
-            "images/s": row["images_per_second"],
-            "attention's share (quartiles)": f"{row['share_of_attention']:.0%} "
-            f"({' to '.join(f'{share:.0%}' for share in row['share_quartiles'])})",
-        }
-        for row in result["rows"]
-    ]
-
-
-def masks_speed(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Building the masks."""
-    return [
-        {
-            "queries over keys": "{0}x{0} over {1}x{1}".format(2 * row["key_side"], row["key_side"]),
-            "masks": row["version"],
-            "seconds": row["seconds"],
-            "MiB": row.get("mib"),
-            "faster than loops": "-" if row["against_loops"] is None else f"{row['against_loops']:.3g}x",
-        }
-        for row in result["rows"]
-    ]
-
-
-SPEED_TABLES = {"attention": attention_speed, "masks": masks_speed, "training": training_speed}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,19 +1,14 @@
 """The report as one HTML page that needs no network and no file beside it; templates/report.html is its text."""
 
-import shlex
-
 from ablations.curves import overlaid, small_multiples
 from ablations.forest import forest
 from ablations.masks import MaskPicture, mask_pictures
 from ablations.paper import ASTERISK, CAVEAT
-from ablations.presets import PRESETS
 from ablations.records import Record, by_row
-from ablations.rows import ROWS
 from ablations.summary import Summary
 from ablations.table import anchor_table
 from sagan_base.pages import data_uri, render
 from sagan_base.run_folder import SAMPLES_FILE
-from ylg.heads import shown_order
 
 VERSIONS = ("python", "torch", "torch-fidelity")
 
@@ -31,7 +26,7 @@ def page(summary: Summary) -> str:
         forest=forest(summary),
         curves=curves(groups, summary.key),
         samples=[sample_sheet(min(runs, key=lambda run: run.seed)) for runs in groups.values()],
-        rows=[(runs[0], command(runs[0]), *masks(runs[0])) for runs in groups.values()],
+        rows=[(runs[0], *masks(runs[0])) for runs in groups.values()],
         anchors=anchor_table(),
         asterisk=ASTERISK,
         caveat=CAVEAT,
@@ -73,21 +68,3 @@ def masks(record: Record) -> tuple[list[MaskPicture], str]:
         return mask_pictures(record.config.model), "too large to draw"
     except ValueError as error:  # a pattern or order of the user's that this process does not know
         return [], f"no drawing: {error}"
-
-
-def command(record: Record) -> str:
-    """What repeats this run."""
-    setting, attention = record.setting, record.config.model.attention
-    if record.row in ROWS:
-        parts = ["--rows", record.row]
-    else:
-        order = shown_order(attention.pattern, attention.order)
-        parts = ["--pattern", attention.pattern, *(["--order", order] if order != "-" else [])]
-        parts += ["--heads", attention.num_heads, "--alignment", attention.alignment, "--mode", attention.mode]
-        parts += ["--qk-norm"] * attention.qk_norm
-    parts += ["--preset", setting.preset]
-    if setting.preset not in PRESETS or PRESETS[setting.preset].data != record.config.data:
-        parts += ["--data", record.config.data]
-    parts += ["--recipe", setting.recipe, "--precision", setting.precision]
-    parts += ["--seed", record.seed, "--steps", setting.steps, "--features", *setting.features]
-    return "python ablations/run.py " + shlex.join(map(str, parts))

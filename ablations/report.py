@@ -1,7 +1,6 @@
 """Turn the runs of an ablation into its report: one HTML page, and the table as CSV and LaTeX.
 
     python ablations/report.py runs/ablation              page and tables from these runs
-    python ablations/report.py --readme README.md         also bring the README's results section up to date
     python ablations/report.py runs/ablation --collect ablations/results/digits     keep the small files only
 
 Everything is computed anew from the run folders. Without a folder, the results in the repository are used.
@@ -35,7 +34,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser("python ablations/report.py", __doc__)
     parser.add_argument("runs", nargs="?", type=Path, help="folder of runs (default: those in the repository)")
     parser.add_argument("--out", type=Path, help="where the report goes (default: the folder of runs)")
-    parser.add_argument("--readme", type=Path, help="file whose section between the two markers is replaced")
     parser.add_argument("--collect", type=Path, metavar="DIR", help="copy the runs' small files to DIR, and stop")
     options = parser.parse_args(argv)
     with usage_errors():
@@ -43,8 +41,6 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError("no results lie beside this installation; give a folder of runs, the --out of run.py")
         runs = options.runs or SHIPPED
         records = checked_records(runs)
-        if options.readme:
-            readme_parts(options.readme)
         out = options.collect or options.out or runs
         writable_folder("--collect" if options.collect else "--out", out)
     if options.collect:
@@ -53,9 +49,6 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     summary = summarise(records)
     write_report(summary, out)
-    if options.readme:
-        update_readme(options.readme, summary, out)
-        print(f"updated: {options.readme}")
     print(text(summary.table))
     if len(summary.questions):
         print(f"\n{text(summary.questions[list(IN_TERMINAL)])}")

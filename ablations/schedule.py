@@ -11,11 +11,9 @@ from ablations.experiment import Experiment, Setting
 from ablations.paper import ASTERISK, CAVEAT, PUBLISHED
 from ablations.records import Record, read_record
 from ablations.rows import ROWS
-from ablations.sizes import parameter_counts
+from ablations.sizes import described, parameter_counts
 from sagan_base.checkpoint import newest_step
-from sagan_base.config import ModelConfig
 from sagan_base.run_folder import CHECKPOINT_FOLDER
-from ylg.heads import shown_order
 
 RESULTS = Path(__file__).with_name("results")
 PILOT = RESULTS / "digits-pilot"  # the runs that chose how many seeds a verdict needs
@@ -68,7 +66,7 @@ def listing(runs: list[Experiment]) -> str:
         blocks.append(
             "\n".join(
                 [
-                    f"{name:<{width}}{_network(model)}",
+                    f"{name:<{width}}{described(model)}",
                     f"    asks:  {run.row.question}",
                     f"    found: {found}",
                     f"    costs: {sum(parameter_counts(model)) / 1e6:.2f}M parameters; "
@@ -118,19 +116,6 @@ def _setting(setting: Setting) -> str:
         f"{recipe.batch_size}, learning rates {recipe.generator_lr:g} and {recipe.discriminator_lr:g}, betas "
         f"{recipe.betas}, EMA {recipe.ema_decay:g}"
     )
-
-
-def _network(model: ModelConfig) -> str:
-    attention = model.attention
-    if attention is None:
-        return "no attention"
-    sides = "+".join(map(str, model.generator_attention))
-    heads = f"{attention.num_heads} head{'s' * (attention.num_heads > 1)} at {sides}x{sides}"
-    if attention.pattern == "dense":
-        return f"dense, {heads}"
-    chained = ", steps in sequence" * (attention.mode == "sequential")
-    order = shown_order(attention.pattern, attention.order)
-    return f"{attention.pattern}, {order} order, {heads}, alignment {attention.alignment}{chained}"
 
 
 def slurm_script(runs: list[Experiment], out: Path, options: argparse.Namespace) -> str:

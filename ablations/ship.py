@@ -14,9 +14,10 @@ from typing import Any
 import pandas as pd
 
 from ablations.records import read_record
+from ablations.sizes import described
 from sagan_base.checkpoint import Checkpoint, export_model, load_checkpoint, read_checkpoint
 from sagan_base.cli import Parser, command, usage_errors
-from sagan_base.config import ModelConfig, from_dict
+from sagan_base.config import from_dict
 from sagan_base.files import save_image, write_json, write_text
 from sagan_base.metrics.names import BARE
 from sagan_base.models import SHIPPED, ModelCard, model_card, model_names, resolve_model
@@ -25,7 +26,6 @@ from sagan_base.run_folder import MODEL_FILE, read_metrics
 from sagan_base.sample import load_generator
 from sagan_base.sampling import preview
 from sagan_base.tables import markdown
-from ylg.heads import shown_order
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,6 @@ TERMS = {
 }
 INTENDED_USE = "demonstrations, tests and the study of sparse attention; trying inversion and attention maps at once"
 LIMITS = "a small network trained briefly; it knows only the classes above and shows nothing about larger images"
-
-
-def describe_network(model: ModelConfig) -> str:
-    """A network in one line."""
-    text = f"SAGAN, widths {model.generator_width} (G) and {model.discriminator_width} (D), "
-    attention = model.attention
-    if attention is None:
-        return text + "no attention"
-    sides = sorted({*model.generator_attention, *model.discriminator_attention})
-    order = shown_order(attention.pattern, attention.order)
-    normalised = ", queries and keys normalised" * attention.qk_norm
-    return (
-        f"{text}{attention.num_heads} heads of {attention.pattern} in {order} order, alignment {attention.alignment}"
-        f"{normalised}, at {' and '.join(f'{side}x{side}' for side in sides)}"
-    )
 
 
 def measured(run: Path) -> dict[str, float]:
@@ -114,7 +99,7 @@ def make_card(
         classes=tuple(info["class_names"]),
         recipe=f"{recipe.name}, batch {recipe.batch_size}, lr {recipe.generator_lr:g} / {recipe.discriminator_lr:g}, "
         f"Adam {recipe.betas}, EMA {recipe.ema_decay:g}{augmented}",
-        network=describe_network(model),
+        network=described(model),
         seed=config.training.seed,
         steps=info["step"],
         seconds=info["seconds"],

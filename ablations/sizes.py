@@ -1,4 +1,4 @@
-"""Sizes of networks, counted by building them; and the DCGAN that is as large as a SAGAN."""
+"""Networks in one line, their sizes, counted by building them, and the DCGAN that is as large as a SAGAN."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -7,6 +7,25 @@ import torch
 
 from sagan_base.checkpoint import build_networks
 from sagan_base.config import ModelConfig, RunConfig
+from ylg.heads import shown_order
+
+
+def described(model: ModelConfig) -> str:
+    """A network in one line: blocks, widths, and what its attention is."""
+    widths = f"widths {model.generator_width} (G) and {model.discriminator_width} (D)"
+    network, attention = f"{'SAGAN' if model.residual else 'DCGAN'}, {widths}, ", model.attention
+    if attention is None:
+        return network + "no attention"
+    sides = " and ".join(f"{s}x{s}" for s in sorted({*model.generator_attention, *model.discriminator_attention}))
+    heads = f"{attention.num_heads} head{'s' * (attention.num_heads > 1)}"
+    if attention.pattern == "dense":
+        shape = f"{heads}, dense"
+    else:
+        order = shown_order(attention.pattern, attention.order)
+        shape = f"{heads} of {attention.pattern}" + f" in {order} order" * (order != "-")
+        shape += f", alignment {attention.alignment}" + ", steps in sequence" * (attention.mode == "sequential")
+    uniform = ", scores fixed at 0" * (attention.scale == 0)
+    return f"{network}{shape}{', queries and keys normalised' * attention.qk_norm}{uniform}, at {sides}"
 
 
 @lru_cache(maxsize=256)

@@ -16,6 +16,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -117,10 +118,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, result in found.items():
             faster = found["loops"]["seconds"] / result["seconds"] if "loops" in found else None
             rows.append({"version": name, "key_side": side, **result, "against_loops": faster})
-    print(text(pd.DataFrame(rows).drop(columns="digest")))
+    shown = summary(rows)
+    print(text(pd.DataFrame(shown)))
     if options.out:
-        write_json(options.out, {"device": "cpu", "num_heads": NUM_HEADS, **provenance(), "rows": rows})
+        origin = {"device": "cpu", "num_heads": NUM_HEADS, **provenance()}
+        write_json(options.out, {**origin, "summary": shown, "rows": rows})
     return 0
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines that a reader sees."""
+    return [
+        {
+            "queries over keys": "{0}x{0} over {1}x{1}".format(2 * row["key_side"], row["key_side"]),
+            "masks": row["version"],
+            "seconds": row["seconds"],
+            "MiB": row.get("mib"),
+            "faster than loops": "-" if row["against_loops"] is None else f"{row['against_loops']:.3g}x",
+        }
+        for row in rows
+    ]
 
 
 if __name__ == "__main__":

@@ -108,20 +108,20 @@ def figures(taken: list[float], without: list[float], batch_size: int) -> dict[s
     }
 
 
-def table(rows: Sequence[dict[str, object]]) -> str:
-    """For a terminal."""
-    lines = [
+def summary(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
+    """The lines that a reader sees."""
+    return [
         {
+            "network": row["case"],
             "precision": row["precision"],
-            "attention": row["case"],
-            "ms a step": row["milliseconds"],
+            "milliseconds": row["milliseconds"],
             "images/s": row["images_per_second"],
-            "share of attention": f"{row['share_of_attention']:.0%}",
-            "quartiles": "{:.0%} to {:.0%}".format(*row["share_quartiles"]),
+            "attention's share (quartiles)": "{:.0%} ({:.0%} to {:.0%})".format(
+                row["share_of_attention"], *row["share_quartiles"]
+            ),
         }
         for row in rows
     ]
-    return text(pd.DataFrame(lines))
 
 
 @command()
@@ -151,11 +151,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if device.type == "cpu":
         torch.set_num_threads(1)
     rows = measure(options, device)
+    shown = summary(rows)
     size = f"{options.resolution}x{options.resolution}, width {options.width}, batch {options.batch_size}"
-    print(f"{size}, {described(device)}\n{table(rows)}")
+    print(f"{size}, {described(device)}\n{text(pd.DataFrame(shown))}")
     if options.out is not None:
         settings = {name: value for name, value in vars(options).items() if name not in ("out", "device")}
-        write_json(options.out, {"settings": settings, "device": device.type, "rows": rows, **provenance()})
+        origin = {"settings": settings, "device": device.type, **provenance()}
+        write_json(options.out, {**origin, "summary": shown, "rows": rows})
         print(f"written to {options.out}")
     return 0
 

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 from dataclasses import replace
@@ -18,21 +17,18 @@ from PIL import Image
 
 from ablations import page as page_of_report
 from ablations import report as report_command
-from ablations import run
 from ablations.contrasts import FIRST_SEED
 from ablations.curves import band, curve
 from ablations.experiment import Experiment, Setting
 from ablations.forest import forest
 from ablations.masks import FORBIDDEN, mask_pictures
-from ablations.page import command
 from ablations.paper import CAVEAT
 from ablations.power import power_report
 from ablations.presets import PRESETS
 from ablations.records import read_records, write_record
-from ablations.report import BEGIN, END, FILES, main
+from ablations.report import BEGIN, END, FILES, main, update_readme
 from ablations.rows import ROWS
 from ablations.summary import summarise
-from sagan_base.config import AttentionConfig
 from sagan_base.pages import data_uri
 from ylg import head_masks
 
@@ -153,7 +149,8 @@ def test_no_string_of_a_merged_run_is_markup_a_command_or_mathematics(canned_run
         write_record(replace(record, title=title + row, provenance=replace(record.provenance, machine=machine)))
     readme = tmp_path / "README.md"
     readme.write_text(f"{BEGIN}\n{END}\n")
-    assert main([str(tmp_path), "--readme", str(readme)]) == 0
+    assert main([str(tmp_path)]) == 0
+    update_readme(readme, summarise(read_records(tmp_path)[0]), tmp_path)
     page, latex = (tmp_path / "report.html").read_text(), (tmp_path / "report.tex").read_text()
     assert "<script>alert" not in page and "<b>" not in page
     assert r"\input" not in latex and r"\frac" not in latex and r"\textbackslash{}input\{/etc/passwd\}" in latex
@@ -212,14 +209,22 @@ def test_the_report_is_made_again_from_collected_small_files(ablation, report, t
 def test_the_readme_section_is_replaced_and_nothing_else(ablation, report, tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text(f"# Title\n\n{BEGIN}\nold figures\n{END}\n\nThe end.\n")
-    assert main([str(ablation), "--out", str(report), "--readme", str(readme)]) == 0
+    update_readme(readme, summarise(read_records(ablation)[0]), report)
     text = readme.read_text()
     assert text.startswith(f"# Title\n\n{BEGIN}\n") and text.endswith(f"{END}\n\nThe end.\n")
     assert "old figures" not in text and "| YLG-SAGAN, attending" in text and "A pilot" in text
     assert "2 cores of Test CPU" in text and CAVEAT in text and "hours of training" in text
     assert "](report/forest.svg)" in text
-    assert main([str(ablation), "--out", str(report), "--readme", str(readme)]) == 0
+    update_readme(readme, summarise(read_records(ablation)[0]), report)
     assert readme.read_text() == text
+
+
+def test_a_file_without_the_markers_is_left_alone(ablation, tmp_path):
+    plain = tmp_path / "plain.md"
+    plain.write_text("no markers\n")
+    with pytest.raises(ValueError, match="must hold the lines"):
+        update_readme(plain, summarise(read_records(ablation)[0]), tmp_path)
+    assert plain.read_text() == "no markers\n"
 
 
 @pytest.mark.parametrize(
@@ -228,13 +233,11 @@ def test_the_readme_section_is_replaced_and_nothing_else(ablation, report, tmp_p
         (["{}/nowhere"], "nowhere is no folder; give the --out of ablations/run.py"),
         (["{}/empty"], "holds no finished run"),
         (["{}", "--baseline", "sagan"], "unrecognized arguments"),
-        (["{}", "--readme", "{}/plain.md"], "must hold the lines"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(canned_run, tmp_path, capsys, options, words):
     canned_run("sagan")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "plain.md").write_text("no markers\n")
     with pytest.raises(SystemExit) as stop:
         main([option.replace("{}", str(tmp_path)) for option in options])
     said = capsys.readouterr().err
@@ -277,21 +280,6 @@ def test_a_browser_without_network_shows_all_text_and_images(report, tmp_path):
     titles = [ROWS[name].title for name in ("sagan_attending", "ylg_attending", "ylg_no_esa_attending")]
     assert probe["text"] == ["real images, held out", *titles]
     assert not probe["overflow"]
-
-
-def test_the_command_of_a_row_is_one_that_makes_this_run(canned_run):
-    named = canned_run("ylg")
-    single = replace(named, row="ltr_hilbert_4-heads_pool")
-    model = replace(single.config.model, attention=AttentionConfig("ltr", 4, "hilbert", "pool"))
-    single = replace(single, config=replace(single.config, model=model))
-    for record, name in ((named, "ylg"), (single, "ltr_hilbert_4-heads_pool")):
-        record = replace(record, setting=replace(record.setting, recipe="biggan"))
-        words = shlex.split(command(record))
-        assert words[:2] == ["python", "ablations/run.py"]
-        asked = run.request(run.parser().parse_args(words[2:]))
-        (experiment,) = asked.runs
-        assert (experiment.row.name, experiment.seed, asked.setting.recipe) == (name, 0, "biggan")
-        assert asked.setting.steps == record.setting.steps
 
 
 def test_gains_are_drawn_as_sizes(canned_run):
