@@ -26,7 +26,7 @@ from ablations.experiment import Experiment, Setting, experiments
 from ablations.presets import PRESETS, find_preset
 from ablations.rows import PAPER_ROWS, ROWS, Row, attention, find_rows, row_of
 from ablations.schedule import PILOT, listing, plan, slurm_script
-from sagan_base.cli import INTERRUPTED, Parser, command, usage_errors
+from sagan_base.cli import INTERRUPTED, Parser, command, usage_errors, whole
 from sagan_base.config import PRECISIONS, RECIPES
 from sagan_base.metrics.names import FEATURES
 from ylg import ALIGNMENTS, ORDERS
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     order = which.add_mutually_exclusive_group()
     order.add_argument("--esa", action="store_true", help="enumerate cells by Manhattan distance (default: raster)")
     order.add_argument("--order", choices=list(ORDERS), help="another enumeration; --esa is --order manhattan")
-    which.add_argument("--heads", type=int, help="attention heads of --pattern (default: 8)")
+    which.add_argument("--heads", type=whole(1), help="attention heads of --pattern (default: 8)")
     which.add_argument("--alignment", choices=list(ALIGNMENTS), help="of --pattern (default: rows, as published)")
     which.add_argument("--mode", choices=MODES, help="of --pattern (default: parallel, as published)")
     which.add_argument("--qk-norm", action="store_true", help="of --pattern: normalised queries and keys, with a "
@@ -57,11 +57,11 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--preset", default="digits", metavar="NAME", help=f"{', '.join(PRESETS)} (default: digits)")
     how.add_argument("--data", metavar="NAME|folder:PATH", help="other images than the preset's")
     how.add_argument("--recipe", default="paper", metavar="NAME", help=f"{' or '.join(RECIPES)} (default: paper)")
-    how.add_argument("--steps", type=int, help="generator updates (default: the preset's)")
+    how.add_argument("--steps", type=whole(1), help="generator updates (default: the preset's)")
     how.add_argument("--precision", choices=PRECISIONS, help="default: the preset's")
     seeds = how.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=int, help="the seed of a single run per row (default: 0)")
-    seeds.add_argument("--seeds", type=int, metavar="N", help="seeds 0 ... N-1")
+    seeds.add_argument("--seed", type=whole(0), help="the seed of a single run per row (default: 0)")
+    seeds.add_argument("--seeds", type=whole(1), metavar="N", help="seeds 0 ... N-1")
     how.add_argument("--features", nargs="+", choices=FEATURES, help="what distances are measured in; the first leads")
     how.add_argument(
         "--inception-weights", type=Path, metavar="FILE", help="adds Inception's FID and IS from this file"
@@ -98,10 +98,6 @@ def request(options: argparse.Namespace) -> Request:
     """
     preset = find_preset(options.preset)
     preset.recipe(options.recipe)
-    for name, least in (("steps", 1), ("seed", 0), ("seeds", 1), ("heads", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name} {value} is too small; give {least} or more")
     features = tuple(dict.fromkeys(options.features or (preset.features,)))
     weights = {}
     if options.inception_weights is not None:
