@@ -27,7 +27,7 @@ from ylg.orders import Grid
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """A pattern laid on the grid by an order, over four heads; interlaced8 needs eight, and so has twice the channels."""
+    """A pattern laid on the grid by an order, over four heads; interlaced8 needs eight, so has twice the channels."""
 
     name: str
     pattern: HeadPattern
