@@ -22,7 +22,9 @@ from analysis.inversion.comparison import (
     AGAINST,
     DISTANCE,
     PICTURES,
+    RECORDS,
     REFERENCE,
+    SETTINGS,
     VARIANTS,
     loss_of,
     what_saliency_says,
@@ -41,7 +43,6 @@ from sagan_base.images import evenly_spaced
 from sagan_base.provenance import command_line, provenance
 from sagan_base.tables import csv
 
-RECORDS, SETTINGS = "inversions.csv", "settings.json"
 WATCHED = 256  # held-out pictures on which it is measured whether saliency depends on the picture
 MAY_DIFFER = ("command", "provenance")  # between the sessions of one comparison
 
@@ -69,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     require_extra("features", "a comparison")
     with usage_errors():
         if arguments.table:
-            return tabulate(arguments.out)
+            show(arguments.out or Path())
+            return 0
         model = model_of(arguments)
         config = InversionConfig(
             steps=arguments.steps, restarts=arguments.restarts, draws=arguments.draws, choose="loss",
@@ -114,20 +116,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"interrupted; {len(rows)} inversions are kept, and the same command goes on", file=sys.stderr)
         return INTERRUPTED
-    return tabulate(out)
-
-
-def tabulate(out: Path | None) -> int:
-    """Write the table from the records alone, and show it.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if out is None or not (out / RECORDS).is_file():
-        raise ValueError(f"--table needs --out FOLDER with the records of a comparison; {out} holds no {RECORDS}")
-    print(write_table(out, pd.read_csv(out / RECORDS), json.loads((out / SETTINGS).read_text(encoding="utf-8"))))
-    print(f"{shorten(out)}: {RECORDS}, {SETTINGS}, table.csv, table.md")
+    show(out)
     return 0
+
+
+def show(out: Path) -> None:
+    """Write the table from the records alone, and print it."""
+    print(f"{write_table(out)}\n{shorten(out)}: {RECORDS}, {SETTINGS}, table.csv, table.md")
 
 
 def records(out: Path, settings: dict[str, Any]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ two classes, and photographs that scikit-learn (china, flower: licensed CC BY, b
 scikit-image (astronaut: public domain) ship; of each picture a point of the background, one on the object's
 edge and one far across; the first head of each step of each pattern. Writes figure5.webp (pixels, features and saliency
 minimised) and figure6.webp (the generator's attention, of the code that saliency led to, against uniform attention over
-the mask). The inversions lie beside them; what is there is not computed again.
+the mask: colours end at the factor above each). The inversions lie beside them; what is there is not computed again.
 """
 
 import sys
@@ -144,7 +144,7 @@ def looked(chosen: Chosen, view: View) -> Iterator[tuple[str, list[tuple[str, Im
         for head in heads:
             pair = (maps[head, row * cols + col] for maps in (view.attention, view.uniform))
             picture, end = overlay(photograph, against_uniform(*pair).reshape(view.layer.key_grid))
-            caption = f"head {head}, {names[head]}, up to {end:.1f}x"
+            caption = f"head {head}, {names[head]}, {end:.1f}x"
             pictures.append((caption, marked(picture, view.layer.grid, row, col)))
         yield f"{chosen.name}\n{which}", pictures
 

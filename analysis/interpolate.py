@@ -125,7 +125,8 @@ def _points(model: Model, files: list[Path] | None, count: int, seed: int) -> tu
                 "own model by --model or --checkpoint, or invert the picture again"
             )
     if not 0 <= labels[0] < model.generator.num_classes:
-        raise ValueError(f"{files[0]} names class {labels[0]}; {model.name} has classes 0 to {model.last_class}")
+        last = model.generator.num_classes - 1
+        raise ValueError(f"{files[0]} names class {labels[0]}; {model.name} has classes 0 to {last}")
     return torch.stack(codes), labels[0]
 
 

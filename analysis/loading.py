@@ -16,7 +16,8 @@ from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator
 from sagan_base.models import DEFAULT_MODEL, model_card, model_names, resolve_model
 from sagan_base.published_weights import load_published_weights
-from sagan_base.trained_on import in_class_order, warn_of_other_data
+from sagan_base.sample import find_classes
+from sagan_base.trained_on import in_class_order, names_of_classes, warn_of_other_data
 
 SMALL = 32  # resolution up to which one thread is enough
 
@@ -73,18 +74,7 @@ class Model:
         Raises:
             ValueError: there is no such class.
         """
-        if text is None:
-            return None
-        if text in self.class_names:
-            return self.class_names.index(text)
-        if text.isdecimal() and int(text) < self.generator.num_classes:
-            return int(text)
-        shown = ", ".join(self.class_names[:12]) + (", ..." if len(self.class_names) > 12 else "")
-        raise ValueError(f"class {text!r} does not exist; use one of {shown} or a number from 0 to {self.last_class}")
-
-    @property
-    def last_class(self) -> int:
-        return self.generator.num_classes - 1
+        return None if text is None else find_classes([text], self.class_names)[0]
 
     def training_data(self, split: str = "train", spec: str | None = None, labelled: bool = True) -> ImageData:
         """The data set the model was trained on, or ``spec``, at the model's size; other images are warned of.
@@ -187,11 +177,8 @@ def load_model(name: str | None = None, checkpoint: Path | None = None) -> Model
         generator, discriminator, config = load_checkpoint(path)
         info = read_checkpoint(model_file(path), ()).info
         data = trained_on = config.data
-    names = info.get("class_names", ())
     if checkpoint is None:
-        card = model_card(path.stem)
-        names, trained_on = card.classes, card.data
-    if len(names) != generator.num_classes:  # an unconditional network may have seen classes
-        names = map(str, range(generator.num_classes))
+        trained_on = model_card(path.stem).data
     shown = path.stem if checkpoint is None else path.name
-    return Model(generator, discriminator, shown, path, data, tuple(names), trained_on, info)
+    names = names_of_classes(info, generator.num_classes)
+    return Model(generator, discriminator, shown, path, data, names, trained_on, info)

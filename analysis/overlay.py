@@ -26,7 +26,7 @@ def overlay(image: Tensor, ratios: Tensor) -> tuple[Image.Image, float]:
     Returns:
         The picture [R, R], and the factor at which its colours end on both sides, 1.25 or more.
     """
-    finite = ratios[ratios.isfinite()].abs()
+    finite = ratios[ratios.isfinite()]  # what gets next to nothing must not make the rest pale: the most sets the end
     end = max(float(finite.max()) if len(finite) else 0.0, LEAST)
     size = image.shape[-2:]
     cells = torch.nn.functional.interpolate(ratios[None, None].float().clamp(-end, end), size, mode="nearest-exact")

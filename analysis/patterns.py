@@ -31,12 +31,12 @@ from analysis.pattern_book.study import (
     DEFAULT_PATTERNS,
     NO_ORDER,
     Study,
+    as_csv,
     comparison,
     heads_together,
     in_order,
     parse_stride,
     prepare,
-    write_csv,
 )
 from sagan_base import tables
 from sagan_base.cli import Parser, command, usage_errors, writable_file, writable_folder
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         study = prepare(**options)
         writable_folder("--out", out)
     rows = comparison(study)
-    write_csv(rows, out / "comparison.csv")
+    write_text(out / "comparison.csv", as_csv(rows))
     together = heads_together(study, rows)
     write_text(out / "layouts.csv", tables.csv(together))
     planned = drawings(study)

@@ -20,6 +20,7 @@ from sagan_base.files import save_image
 from sagan_base.generator import Generator
 from sagan_base.models import BEST_MODEL, resolve_model
 from sagan_base.sampling import draw_class, sample_sheet, to_image
+from sagan_base.trained_on import names_of_classes
 
 MOST_ON_A_SHEET = 10_000
 MOST_OF_A_NAME = 50  # letters of a class, of up to four bytes, in a file name of at most 255
@@ -121,10 +122,7 @@ def load_generator(path: Path) -> tuple[Generator, tuple[str, ...]]:
     checkpoint = read_checkpoint(path, ("ema",))
     generator, _ = build_networks(checkpoint.config)
     fill_network(generator, checkpoint, "ema")
-    names = tuple(checkpoint.info.get("class_names", ()))
-    if len(names) != generator.num_classes:  # unconditional, trained on data with classes
-        names = tuple(str(label) for label in range(generator.num_classes))
-    return generator.eval(), names
+    return generator.eval(), names_of_classes(checkpoint.info, generator.num_classes)
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -32,6 +32,15 @@ def in_class_order(data: ImageData, info: Mapping[str, Any], num_classes: int) -
     return replace(data, labels=order[data.labels], class_names=names, fingerprint="")
 
 
+def names_of_classes(info: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
+    """One a class: as a model's file names them, numbers where it does not name so many.
+
+    An unconditional network may have seen data with classes.
+    """
+    names = tuple(info.get("class_names", ()))
+    return names if len(names) == num_classes else tuple(map(str, range(num_classes)))
+
+
 def warn_of_other_data(data: ImageData, info: Mapping[str, Any]) -> None:
     """Say on standard error that training images are not those that the model saw."""
     known = info.get("data", {}).get("fingerprint", data.fingerprint)

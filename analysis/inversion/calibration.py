@@ -62,7 +62,7 @@ class Calibration:
         which = "all" if share == 1 else f"{int(100 * share)}% of"
         far = " It is far outside what the model can draw: expect the nearest thing it can." if share >= FAR else ""
         return (
-            f"the nearest of {DRAWS} random images is {value:.2f} away ({self.distance}), farther than {which} "
+            f"The nearest of {DRAWS} random images is {value:.2f} away ({self.distance}), farther than {which} "
             f"{len(self.values)} held-out pictures of {self.data}.{far}"
         )
 

@@ -6,6 +6,7 @@ Two paired t tests over held-out pictures, adjusted by Holm. Every other variant
 The command is ../compare_inversions.py.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from sagan_base.attention_health import UNIFORM, Maps
 from sagan_base.files import write_text
 from sagan_base.tables import csv, markdown, rounded, signed, spread
 
+RECORDS, SETTINGS = "inversions.csv", "settings.json"
 PICTURES = 50
 REFERENCE, AGAINST = "saliency", ("features", "uniform")
 VARIANTS = {  # name -> how its loss differs from the default; heads of () are all there are
@@ -131,17 +133,38 @@ def verdict(line: pd.Series) -> str:
     return f"saliency comes {'nearer' if line['difference'] < 0 else 'less near'}"
 
 
-def write_table(folder: Path, rows: pd.DataFrame, settings: dict[str, Any]) -> str:
-    """Write table.csv and table.md from the records of a comparison; returns the Markdown."""
-    frame = table(rows)
+def read_comparison(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The table of a folder's records, rounded, and the settings they were made by.
+
+    Raises:
+        ValueError: there are no records.
+    """
+    if not (folder / RECORDS).is_file():
+        raise ValueError(f"{folder} holds no {RECORDS}; name the --out of a comparison")
+    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    return rounded(table(pd.read_csv(folder / RECORDS))), settings
+
+
+def write_table(folder: Path) -> str:
+    """Write table.csv and table.md from the records of a comparison; returns the Markdown.
+
+    Raises:
+        ValueError: there are no records.
+    """
+    frame, settings = read_comparison(folder)
+    text = as_text(frame, settings)
     write_text(folder / "table.csv", csv(frame))
-    text = as_text(rounded(frame), settings)
     write_text(folder / "table.md", text)
     return text
 
 
-def as_text(frame: pd.DataFrame, settings: dict[str, Any]) -> str:
-    """The table for people: whether saliency says anything, the question, and what stands beside it."""
+def as_text(frame: pd.DataFrame, settings: dict[str, Any], level: int = 1) -> str:
+    """The table for people: whether saliency says anything, the question, and what stands beside it.
+
+    Args:
+        level: of its heading.
+    """
+    heading = "#" * level
     says, config = settings["saliency"], settings["config"]
     uniform = says["variation"] < UNIFORM
     fixed = InversionConfig()
@@ -163,7 +186,7 @@ def as_text(frame: pd.DataFrame, settings: dict[str, Any]) -> str:
     beside = ["variant", "pictures", DISTANCE, "saliency minus it, 95% interval", "PSNR (dB)", "SSIM", "CPU seconds"]
     return "\n".join(
         [
-            f"# Does saliency help? {settings['model']}",
+            f"{heading} Does saliency help? {settings['model']}",
             "",
             *([f"**A shortened run: {', '.join(shortened)}.** It shows the method; its answers are provisional.", ""]
               if shortened else []),
@@ -176,14 +199,14 @@ def as_text(frame: pd.DataFrame, settings: dict[str, Any]) -> str:
             f"{config['restarts']} restarts from the best of {config['draws']} draws, {config['steps']} steps. Each "
             "variant's own loss chooses one restart, whose distances stand here.",
             "",
-            "## The question, fixed beforehand",
+            f"{heading}# The question, fixed beforehand",
             "",
             markdown(answers[asked]),
             "",
             f"Paired t tests of the {DISTANCE}, adjusted by Holm; intervals are of one comparison. Below 0 "
             "saliency comes nearer.",
             "",
-            "## Beside it, without verdicts",
+            f"{heading}# Beside it, without verdicts",
             "",
             markdown(shown[beside]),
             "",

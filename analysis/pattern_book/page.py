@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.pattern_book.drawings import STEP_COLOURS
-from analysis.pattern_book.study import NO_ORDER, Study
+from analysis.pattern_book.study import NO_ORDER, Study, in_order
 from sagan_base.files import write_text
 from sagan_base.pages import data_uri, render
 from sagan_base.tables import cell
@@ -37,7 +37,7 @@ class Picture:
 
 
 def write_page(
-    study: Study, rows: list[dict[str, Any]], together: pd.DataFrame, pictures: dict[str, list[Picture]], path: Path
+    study: Study, rows: pd.DataFrame, together: pd.DataFrame, pictures: dict[str, list[Picture]], path: Path
 ) -> None:
     """Write the page.
 
@@ -50,7 +50,8 @@ def write_page(
     first = study.first_order
     others = tuple(f"_{order}" for order in study.orders if order != first)
     seen = [picture for picture in pictures["seen"] if not picture.name.endswith(others or "/")]
-    of_first = [row for row in rows if row["order"] in (first, NO_ORDER)]
+    of_first = in_order(rows, first)
+    lost = of_first["unreachable_pairs"]
     (keys, queries) = (f"{rows}×{cols}" for rows, cols in (study.key_grid, study.query_grid))
     page = render(
         "analysis",
@@ -59,14 +60,14 @@ def write_page(
         subtitle=f"{len(study.patterns)} patterns over {study.positions} positions, a {keys} grid of keys seen by "
         f"{queries} queries, in blocks of {study.block}",
         pictures=pictures | {"seen": seen},
-        verdicts={f"masks_{row['pattern']}": row for row in of_first},
+        verdicts={f"masks_{row['pattern']}": row for row in of_first.to_dict("records")},
         order=first,
-        bound=f"{of_first[0]['edge_bound']:,.0f}" if of_first[0]["num_steps"] == 2 else "p n^(1+1/p)",
+        bound=f"{of_first['edge_bound'].iloc[0]:,.0f}" if of_first["num_steps"].iloc[0] == 2 else "p n^(1+1/p)",
         together=together,
         of_patterns=_of_patterns(of_first),
-        wrong={"unreachable": {row["unreachable_pairs"]: "no" for row in of_first if row["unreachable_pairs"]}},
+        wrong={"unreachable": dict.fromkeys(lost[lost > 0], "no")},
         of_orders=_of_orders(rows, study),
-        of_distances=_of_distances(rows, study),
+        of_distances=_by_order(rows, rows["step_distance"].map(lambda each: " · ".join(f"{d:.1f}" for d in each))),
         versions=", ".join(
             [f"Python {platform.python_version()}"]
             + [f"{name} {version(name)}" for name in ("numpy", "scipy", "networkx", "matplotlib")]
@@ -76,61 +77,55 @@ def write_page(
     write_text(path, page)
 
 
-def _of_patterns(rows: list[dict[str, Any]]) -> pd.DataFrame:
+COLUMNS = {  # of the table of patterns -> the measures that stand in it side by side
+    "pattern": "pattern",
+    "steps": "num_steps",
+    "edges": "edges",
+    "row degree": "max_row_degree",
+    "column degree": "max_column_degree",
+    "unreachable": "unreachable_pairs",
+    "paths": ["min_paths", "mean_paths", "max_paths"],
+    "layers ∥": "layers_parallel",
+    "layers →": "layers_sequential",
+    "flow": ["flow_forward", "flow_backward"],
+    "congestion": "congestion",
+    "σ₂": "second_singular_value",
+    "|λ₂|": "second_eigenvalue",
+    "share": "smallest_share",
+}
+
+
+def _of_patterns(rows: pd.DataFrame) -> pd.DataFrame:
+    def shown(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return " · ".join(map(cell, value))
+        return "never" if value is pd.NA else value
+
+    lines = rows.to_dict("records")
     return pd.DataFrame(
         {
-            "pattern": row["pattern"],
-            "steps": row["num_steps"],
-            "edges": row["edges"],
-            "row degree": _each(row["max_row_degree"]),
-            "column degree": _each(row["max_column_degree"]),
-            "unreachable": row["unreachable_pairs"],
-            "paths": _each([row["min_paths"], row["mean_paths"], row["max_paths"]]),
-            "layers ∥": _or_never(row["layers_parallel"]),
-            "layers →": _or_never(row["layers_sequential"]),
-            "flow": _each([row["flow_forward"], row["flow_backward"]]),
-            "congestion": row["congestion"],
-            "σ₂": row["second_singular_value"],
-            "|λ₂|": row["second_eigenvalue"],
-            "share": row["smallest_share"],
+            title: [shown([line[n] for n in names] if isinstance(names, list) else line[names]) for line in lines]
+            for title, names in COLUMNS.items()
         }
-        for row in rows
     )
 
 
-def _of_orders(rows: list[dict[str, Any]], study: Study) -> pd.DataFrame:
+def _of_orders(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     """A row for each order; a column for each pattern whose relays are some positions, not all."""
-    lines: dict[str, dict[str, Any]] = {}
-    for row in [row for row in rows if row["order"] != NO_ORDER]:
-        order = row["order"]
-        line = lines.setdefault(
-            order,
-            {
-                "order": order,
-                "inside a block": row["block_distance"],
-                "neighbours together": f"{row['neighbours_together']:.1%}",
-            },
-        )
-        if 0 < row["relays"] < study.positions:
-            line[f"to a relay of {row['pattern']}"] = f"{row['relay_distance']:.2f} · {row['max_relay_distance']:.1f}"
-    return pd.DataFrame(lines.values())
+    rows = rows[rows["order"] != NO_ORDER]
+    frame = rows.drop_duplicates("order")[["order", "block_distance", "neighbours_together"]].set_index("order")
+    frame = frame.assign(neighbours_together=frame["neighbours_together"].map("{:.1%}".format))
+    frame = frame.rename(columns={"block_distance": "inside a block", "neighbours_together": "neighbours together"})
+    some = rows[(rows["relays"] > 0) & (rows["relays"] < study.positions)]
+    both = [f"{d:.2f} · {m:.1f}" for d, m in zip(some["relay_distance"], some["max_relay_distance"], strict=True)]
+    relays = _by_order(some, pd.Series(both, some.index, dtype=object)).set_index("order").add_prefix("to a relay of ")
+    return frame.join(relays).reset_index()
 
 
-def _of_distances(rows: list[dict[str, Any]], study: Study) -> pd.DataFrame:
-    """A row for each order, a column for each pattern: how far the cells attended to are."""
-    lines = {order: {"order": order} for order in dict.fromkeys(row["order"] for row in rows)}
-    for row in rows:
-        lines[row["order"]][row["pattern"]] = " · ".join(f"{distance:.1f}" for distance in row["step_distance"])
-    return pd.DataFrame(lines.values())
-
-
-def _each(values: Any) -> str:
-    """Numbers side by side, as a step has one each."""
-    return " · ".join(map(cell, values)) if isinstance(values, (list, tuple)) else cell(values)
-
-
-def _or_never(layers: int | None) -> int | str:
-    return "never" if layers is None else layers
+def _by_order(rows: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
+    """A row for each order, a column for each pattern."""
+    wide = rows.assign(value=values).pivot(index="order", columns="pattern", values="value")
+    return wide.reindex(rows["order"].unique())[rows["pattern"].unique()].rename_axis(columns=None).reset_index()
 
 
 def _data(study: Study) -> dict[str, Any]:

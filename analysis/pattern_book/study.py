@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from sagan_base import tables
-from sagan_base.files import write_text
 from ylg import (
     ALIGNMENTS,
     ORDERS,
@@ -156,23 +154,24 @@ def parse_stride(text: str) -> int | Grid:
     return int(text) if text.isdecimal() else parse_grid(text)
 
 
-def comparison(study: Study) -> list[dict[str, Any]]:
-    """The flow report of every pattern under every order that it can have."""
-    return [
+def comparison(study: Study) -> pd.DataFrame:
+    """The flow report of every pattern under every order that it can have; a number for each step is a list."""
+    rows = pd.DataFrame(
         {"pattern": name, "order": order, **flow_report(steps, study.key_grid, cells, study.block)}
         for name, steps in study.steps.items()
         for order, cells in study.orders_of(name).items()
-    ]
+    )
+    return rows.astype({"layers_parallel": "Int64", "layers_sequential": "Int64"})  # whole, or none
 
 
-def heads_together(study: Study, rows: list[dict[str, Any]]) -> pd.DataFrame:
+def heads_together(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     """What the heads of one layer cost and see side by side: a row for each layout and order.
 
     Args:
         rows: of the comparison. Of a layout's patterns the most edges, the least flow and the worst congestion stand
             in the table, with the least congestion that as many edges allow.
     """
-    measured = {(row["pattern"], row["order"]): row for row in rows}
+    measured = {(row["pattern"], row["order"]): row for row in rows.to_dict("records")}
     places = coordinates(np.arange(study.positions), study.key_grid[1])
     lines = []
     for name, heads in study.heads.items():
@@ -208,13 +207,12 @@ def in_order(rows: pd.DataFrame, order: str) -> pd.DataFrame:
     return rows[rows["order"].isin([order, NO_ORDER])]
 
 
-def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+def as_csv(rows: pd.DataFrame) -> str:
     """One line for each pattern and order; where there is a number for each step, they are joined by spaces."""
-    joined = pd.DataFrame({name: _joined(value) for name, value in row.items()} for row in rows)
-    write_text(path, tables.csv(joined))
+    return tables.csv(rows.apply(lambda column: column.map(_joined)))
 
 
 def _joined(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return " ".join(f"{each:.{tables.DIGITS}g}" if isinstance(each, float) else str(each) for each in value)
-    return "" if value is None else value  # a column of whole numbers stays one
+    if not isinstance(value, (list, tuple)):
+        return value
+    return " ".join(f"{each:.{tables.DIGITS}g}" if isinstance(each, float) else str(each) for each in value)

@@ -131,7 +131,7 @@ const mix = (a, b, t) => a.map((c, i) => Math.round(c + t * (b[i] - c)));
 function shades(weights, uniform) {
   const compared = $("against").checked, own = $("own").checked;
   const ratios = weights.map((w, k) => !compared ? w : uniform[k] ? Math.log2(w / uniform[k]) : 0);
-  const largest = ratios.reduce((a, b) => Number.isFinite(b) ? Math.max(a, Math.abs(b)) : a, compared ? data.least : 1e-12);
+  const largest = ratios.reduce((a, b) => Number.isFinite(b) ? Math.max(a, b) : a, compared ? data.least : 1e-12);
   const end = own ? largest : compared ? 3 : 1;  // an eighth to eight times uniform
   return {end, cells: Array.from(ratios, (r, k) => {
     if (!uniform[k] || (!compared && !r)) return null;

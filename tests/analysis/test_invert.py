@@ -336,7 +336,7 @@ def test_the_comparison_shows_the_real_image_and_then_the_reconstruction(chosen_
         (["PICTURE", "--box", "9", "0", "3", "9"], "box=(9, 0, 3, 9) is no box"),
         (["PICTURE", "--learning-rate", "1e300"], "learning_rate=1e+300 is not a positive number up to 1e30"),
         (["--generated", "1", "--negative"], "--negative changes nothing without a picture"),
-        (["PICTURE", "--class", "ten"], "class 'ten' does not exist"),
+        (["PICTURE", "--class", "ten"], "--class ten is not a class of this model"),
         (["PICTURE", "--method", "style"], "invalid choice: 'style'"),
         (["PICTURE", "--threads", "0"], "argument --threads: 0 is too small; use 1 or more"),
         (["PICTURE", "--clamp", "-1"], "clamp=-1.0 is negative"),

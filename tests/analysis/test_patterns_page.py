@@ -198,7 +198,7 @@ def test_blocks_of_another_size_reach_masks_views_and_measures():
         query = cell // 4 * 2 * 8 + cell % 4 * 2  # the first query pooled into the cell
         for view, step in zip(views, expected, strict=True):
             assert np.array_equal(view.toarray()[query], step[cell])
-    (row,) = studies.comparison(study)
+    (row,) = studies.comparison(study).to_dict("records")
     assert row["block_distance"] == ylg.flow_report(expected, (4, 4), "raster", 2)["block_distance"]
     assert row["block_distance"] != ylg.flow_report(expected, (4, 4), "raster", 4)["block_distance"]
 
