@@ -64,6 +64,9 @@ def test_commands_name_what_exists_and_options_that_it_has(line, monkeypatch):
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
         return
+    if words[1].startswith("examples/"):  # without options; test_examples.py runs them
+        assert (REPOSITORY / words[1]).is_file() and len(words) == 2
+        return
     position = words.index("-m") + 1 if "-m" in words else 1
     name, arguments = words[position].removesuffix(".py").replace("/", "."), words[position + 1 :]
     for folder in (REPOSITORY, REPOSITORY / "benchmarks"):  # as if the file itself were run
