@@ -215,7 +215,7 @@ def test_a_random_walk_depends_on_its_seed_and_lasts_as_its_rate_says(walked, tm
         (interpolate, ["--between", "absent.npz", "other.npz"], "absent.npz is no latent.npz"),
         (interpolate, ["--size", "16384", "--format", "webp"], "--size 16384 is more than the 16383 pixels"),
         (interpolate, ["--size", "65536"], "--size 65536 is more than the 65535 pixels"),
-        (interpolate, ["--class", "x"], "class 'x' does not exist"),
+        (interpolate, ["--class", "x"], "--class x is not a class of this model"),
         (samples, ["--number", "1"], "--number: 1 is too small; use 2 or more"),
         (samples, ["--neighbours", "-1"], "--neighbours: -1 is too small; use 0 or more"),
         (samples, ["--data", "folder:nowhere"], "nowhere"),
