@@ -149,10 +149,14 @@ def picture(compared: pd.DataFrame) -> Figure:
 
 
 def finished(compared: pd.DataFrame) -> str:
-    """How many of a part's and task's runs a comparison rests on."""
-    done = compared.groupby(["part", "task"], sort=False)["count"].sum()
-    asked = {part: len(rows) * len(SEEDS) for part, (_, rows) in PARTS.items()}
-    return ", ".join(f"{task} of part {part} {count} of {asked[part]}" for (part, task), count in done.items())
+    """How many runs of each part's tasks a comparison rests on."""
+    parts = []
+    for part, rows in compared.groupby("part"):
+        (side, _), of_part = PARTS[part]
+        done = rows.groupby("task", sort=False)["count"].sum()
+        counts = ", ".join(f"{task} {count}" for task, count in done.items())
+        parts.append(f"part {part} ({side}x{side} cells), of {len(of_part) * len(SEEDS)} each: {counts}")
+    return "; ".join(parts)
 
 
 def report(out: Path) -> str:
