@@ -117,12 +117,19 @@ def costs(kernel: triton.compiler.CompiledKernel) -> dict[str, int]:
     }
 
 
-def everything(plan, dtype: torch.dtype, dim_qk: int, dim_v: int, channels_first: bool):
+LAYOUTS = {  # how the axes of [B, H, N, D] lie in memory
+    "cells-last": (0, 1, 3, 2),  # views of NCHW maps
+    "dims-last": (0, 1, 2, 3),
+    "tokens": (0, 2, 1, 3),  # of channels-last maps and of [B, N, C]
+}
+
+
+def everything(plan, dtype: torch.dtype, dim_qk: int, dim_v: int, layout: str):
     """All operators, forward and backward, on small tensors on the CPU: only shapes, strides and types matter."""
 
     def tensor(n: int, d: int) -> torch.Tensor:
-        made = torch.zeros(2, plan.num_heads, n, d, dtype=dtype)
-        return made.mT.contiguous().mT if channels_first else made  # an NCHW map seen as [B, H, N, D]
+        axes, shape = LAYOUTS[layout], (2, plan.num_heads, n, d)
+        return torch.zeros([shape[axis] for axis in axes], dtype=dtype).permute(axes)  # each its own inverse
 
     queries, keys = tensor(plan.num_queries, dim_qk), tensor(plan.num_keys, dim_qk)
     values, out = tensor(plan.num_keys, dim_v), tensor(plan.num_queries, dim_v)
@@ -154,15 +161,9 @@ def main() -> None:
     add("--grid", type=int, default=32, help="side of the query grid; keys have half (default: 32)")
     add("--pattern", default="ltr_rtl", help="pattern of the heads (default: ltr_rtl)")
     add("--dims", type=head_dims, default=[(4, 16), (2, 8)], nargs="+", metavar="QKxV", help="(default: 4x16 2x8)")
-    dtypes, layouts = [str(dtype)[6:] for dtype in operators.DTYPES], ["cells-last", "dims-last"]
+    dtypes = [str(dtype)[6:] for dtype in operators.DTYPES]
     add("--dtypes", choices=dtypes, default=["float32", "bfloat16"], nargs="+", help="(default: float32 bfloat16)")
-    add(
-        "--layouts",
-        choices=layouts,
-        default=layouts,
-        nargs="+",
-        help="views of NCHW maps, or [B, H, N, D] (default: both)",
-    )
+    add("--layouts", choices=LAYOUTS, default=["cells-last", "tokens"], nargs="+", help="(default: cells-last tokens)")
     add("--json", action="store_true", help="one JSON object a kernel instead of the table")
     options = parser.parse_args()
     side = options.grid
@@ -172,7 +173,7 @@ def main() -> None:
         plan = ylg.attention_plan(ylg.sparse_head_masks(options.pattern, (side, side), (side // 2, side // 2)))
     rows = []
     for dims, dtype, layout in itertools.product(options.dims, options.dtypes, options.layouts):
-        run = everything(plan, getattr(torch, dtype), *dims, channels_first=layout == "cells-last")
+        run = everything(plan, getattr(torch, dtype), *dims, layout)
         for name, kernel in compile_kernels(run, options.capability).items():
             row = {"kernel": name, "dims": f"{dims[0]}x{dims[1]}", "dtype": dtype, "layout": layout}
             rows.append(row | {"warps": kernel.metadata.num_warps, **costs(kernel)})

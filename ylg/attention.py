@@ -53,7 +53,8 @@ def sparse_attention(
         ``jacfwd``, ``hessian``) raises.
         torch.export, torch.onnx.export(dynamo=True) and torch.jit.trace meet plain operators, whatever the backend.
         inf and NaN in a key or value reach the queries that may attend to it and no others, and likewise in gradients
-        (but not in derivatives beyond the first, nor with a bias or key mask, nor in flex).
+        (but not in derivatives beyond the first, nor with a bias or key mask, nor in flex; in triton what is not finite
+        in the output's gradient reaches the values' gradients of all keys that share a tile with its query).
     Raises:
         ValueError: shapes, dtypes or devices that do not fit each other or the plan; an unknown backend; a scale that
             is not a number.

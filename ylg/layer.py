@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ylg.attention import check_backend, check_input, check_scale, sparse_attention
-from ylg.heads import HeadPattern, head_steps, sparse_head_masks
-from ylg.named_state import NamedState, masks_of_heads, shown_order
+from ylg.devices import choose_backend
+from ylg.heads import HeadPattern, head_steps, shown_order, sparse_head_masks
+from ylg.named_state import NamedState, masks_of_heads, order_name
 from ylg.orders import Order, check_grid, is_whole
 from ylg.patterns import Pattern
 from ylg.plan import AttentionPlan, attention_plan
@@ -149,7 +150,7 @@ class SparseAttention2d(NamedState):
         return self
 
     def identity(self) -> dict[str, str | None]:
-        order = shown_order(self.order, self.key_grid)
+        order = order_name(self.order, self.key_grid)
         return masks_of_heads(self.pattern, self.num_heads, order, self.stride) | {
             "alignment": self.alignment,
             "mode": self.mode,
@@ -163,7 +164,10 @@ class SparseAttention2d(NamedState):
                 f"the input must have the shape [batch, {self.channels}, {self.grid[0]}, {self.grid[1]}], "
                 f"got {list(x.shape)}"
             )
-        queries, keys, values = self.query(x), self._pooled(self.key(x)), self._pooled(self.value(x))
+        # The GPU kernels read a cell's channels together; on a CPU NCHW maps are left as they are, to the last bit.
+        features = x.contiguous(memory_format=torch.channels_last) if self._by_kernels(x) else x
+        queries, keys, values = self.query(features), self.key(features), self.value(features)
+        keys, values = self._pooled(keys), self._pooled(values)
         if len(self.plans) > 1:
             coarse_queries = self._asking(self._pooled(queries))
         queries, keys, mixed = self._asking(queries), self._heads(keys), self._heads(values)
@@ -177,6 +181,9 @@ class SparseAttention2d(NamedState):
                 attention = probabilities if attention is None else probabilities @ attention
         out = self._added(x, mixed)
         return (out, attention) if return_attention else out
+
+    def _by_kernels(self, x: Tensor) -> bool:
+        return (choose_backend(x.device.type)[0] if self.backend == "auto" else self.backend) == "triton"
 
     def with_attention(self, x: Tensor, attention: Tensor) -> Tensor:
         """What the layer would give for ``x`` if ``attention`` were its maps: to ask what the maps are worth.
@@ -211,8 +218,9 @@ class SparseAttention2d(NamedState):
     def extra_repr(self) -> str:
         return (
             f"{self.channels}, grid={self.grid}, pattern={self.pattern!r}, num_heads={self.num_heads}, "
-            f"order={self.order!r}, alignment={self.alignment!r}, mode={self.mode!r}, pool={self.pool}, "
-            f"scale={self.scale}, stride={self.stride}, qk_norm={self.qk_norm}, backend={self.backend!r}"
+            f"order={shown_order(self.pattern, self.order)!r}, alignment={self.alignment!r}, mode={self.mode!r}, "
+            f"pool={self.pool}, scale={self.scale}, stride={self.stride}, qk_norm={self.qk_norm}, "
+            f"backend={self.backend!r}"
             + "".join(f"\n{plan.explain()}" for plan in self.plans)
         )
 

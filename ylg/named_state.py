@@ -60,7 +60,7 @@ def masks_of_heads(pattern: HeadPattern, num_heads: int, order: str, stride: obj
     }
 
 
-def shown_order(order: Order, grid: Grid) -> str:
+def order_name(order: Order, grid: Grid) -> str:
     if isinstance(order, str):
         return order
     cells = grid_order(*grid, order).numpy()

@@ -13,8 +13,8 @@ from scipy.sparse import block_array, csr_array
 from torch import Tensor, nn
 
 from ylg.attention import check_backend, check_input, sparse_attention
-from ylg.heads import HeadPattern, head_steps, sparse_head_masks
-from ylg.named_state import NamedState, masks_of_heads, shown_order
+from ylg.heads import HeadPattern, head_steps, shown_order, sparse_head_masks
+from ylg.named_state import NamedState, masks_of_heads, order_name
 from ylg.orders import Grid, Order, check_grid, is_whole
 from ylg.plan import AttentionPlan, attention_plan
 
@@ -154,7 +154,7 @@ class SparseAttention(NamedState):
         return torch.where(from_extra | to_extra, self.extra_bias[head, kind], between_cells)
 
     def identity(self) -> dict[str, str | None]:
-        order = self.order if isinstance(self.order, str) else shown_order(self.order, (1, len(self.order)))
+        order = self.order if isinstance(self.order, str) else order_name(self.order, (1, len(self.order)))
         return masks_of_heads(self.pattern, self.num_heads, order, self.stride) | {
             "extra tokens": str(self.extra_tokens),
             "grid": "any" if self.grid is None else f"{self.grid[0]}x{self.grid[1]}",
@@ -163,8 +163,8 @@ class SparseAttention(NamedState):
     def extra_repr(self) -> str:
         return (
             f"{self.channels}, grid={self.grid}, pattern={self.pattern!r}, num_heads={self.num_heads}, "
-            f"order={self.order!r}, extra_tokens={self.extra_tokens}, head_dim={self.head_dim}, "
-            f"bias_grid={self.bias_grid}, stride={self.stride}, backend={self.backend!r}"
+            f"order={shown_order(self.pattern, self.order)!r}, extra_tokens={self.extra_tokens}, "
+            f"head_dim={self.head_dim}, bias_grid={self.bias_grid}, stride={self.stride}, backend={self.backend!r}"
         )
 
 

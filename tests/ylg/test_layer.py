@@ -2,13 +2,14 @@
 
 import copy
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
 
 import ylg
-from ylg import SparseAttention2d, head_masks, step_masks
+from ylg import SparseAttention, SparseAttention2d, head_masks, step_masks
 from ylg.backends.tiles.layout import tile_layout
 
 
@@ -277,6 +278,12 @@ def test_the_stride_is_that_of_the_masks_and_is_shown():
     block = layer(pattern="ltr", num_heads=2, stride=2)
     assert torch.equal(block.plan.dense_masks(), head_masks("ltr", (8, 8), (4, 4), 2, stride=2))
     assert block.stride == 2 and "stride=2" in repr(block)
+
+
+def test_patterns_native_to_the_grid_are_shown_without_an_order():
+    layers = [SparseAttention2d(64, (8, 8), pattern) for pattern in ("rotated_blocks", "ltr_rtl")]
+    layers += [SparseAttention(64, (8, 8), pattern) for pattern in ("rotated_blocks", "ltr_rtl")]
+    assert [re.search("order='(.*?)'", repr(layer))[1] for layer in layers] == ["-", "manhattan"] * 2
 
 
 def test_in_sequence_the_first_step_asks_with_max_pooled_queries():

@@ -158,6 +158,39 @@ def test_any_strides_are_read_in_place(layout):
     assert_matches_dense([strided(x) for x in random_inputs(masks)], masks)
 
 
+def test_kernels_read_the_channels_of_a_cell_in_one_piece(monkeypatch):
+    """Of the layer, whatever the memory format of its input; with the gradients of the one for CPUs."""
+    layer = ylg.SparseAttention2d(32, (4, 4), num_heads=4, v_channels=16, qk_channels=8, backend="triton").to(DEVICE)
+    torch.nn.init.ones_(layer.gain)
+    x, aligned, launch = torch.randn(2, 32, 4, 4, device=DEVICE, requires_grad=True), [], operators._launch_constants
+    monkeypatch.setattr(operators, "_launch_constants", lambda *x: aligned.append(launch(*x)["ALIGNED"]) or launch(*x))
+
+    def found():
+        out = layer(x)
+        return out, *torch.autograd.grad(out.square().sum(), (x, *layer.parameters()))
+
+    by_kernels = found()
+    assert set(aligned) == {8} and len(aligned) == 3, "two channels of float32, and four for the values"
+    layer.backend = "tiles"
+    for ours, theirs in zip(by_kernels, found(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "bytes_together"),
+    [
+        (lambda x: x, 16),
+        (lambda x: x.mT.contiguous().mT, 1),
+        (lambda x: x[..., :2], 16),
+        (lambda x: x.flatten(2)[..., 2:-2].unflatten(2, (2, 4)), 8),
+        (lambda x: x.bfloat16(), 8),
+    ],
+    ids=["contiguous", "NCHW", "sliced", "offset", "bfloat16"],
+)
+def test_cells_are_read_as_vectors_no_wider_than_they_lie(change, bytes_together):
+    assert operators._alignment(change(torch.zeros(2, 3, 3, 4))) == bytes_together
+
+
 def test_outputs_keep_the_memory_order_of_the_queries():
     masks = random_masks(num_heads=2)
     plan = ylg.attention_plan(masks).to(DEVICE)
@@ -451,7 +484,7 @@ def test_kernels_compile_for_hopper_and_keep_their_tiles_in_registers(repository
     pytest.importorskip("triton.backends.nvidia")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "benchmarks/kernel_report.py", "--json", "--dtypes", dtype, "--dims", dims]
-    command += ["--layouts", "cells-last"]
+    command += ["--layouts", "tokens"]
     done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = {row["kernel"]: row for row in map(json.loads, done.stdout.splitlines())}

@@ -62,25 +62,29 @@ INTERPRETED = tl.constexpr(not isinstance(matrix_product, triton.runtime.JITFunc
 
 @triton.jit
 def inner_products(
-    x, x_cells, x_valid, x_stride, x_dim_stride,
-    y, y_cells, y_valid, y_stride, y_dim_stride,
-    DIM: tl.constexpr, PADDED_DIM: tl.constexpr, ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
+    x, y, y_cells, y_valid, y_stride, y_dim_stride,
+    DIM: tl.constexpr, PADDED_DIM: tl.constexpr, ALIGNED: tl.constexpr, ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
 ):  # fmt: skip
-    """Scores: <x at a row's cell, y at a column's cell> over DIM channels."""
+    """Scores: <x of a row, y at a column's cell>; x is [rows, channels], read before the loop over columns."""
     if ROWS_LAST and DIM < 16:
         # tl.dot sums over at least 16 channels: at SAGAN's 2, 4 and 8 most of its work would multiply zeros
-        products = tl.zeros((y_cells.shape[0], x_cells.shape[0]), ACC)
+        products = tl.zeros((y_cells.shape[0], x.shape[0]), ACC)
         for d in tl.static_range(DIM):
-            x_d = tl.load(x + x_cells * x_stride + d * x_dim_stride, mask=x_valid, other=0).to(ACC)
             y_d = tl.load(y + y_cells * y_stride + d * y_dim_stride, mask=y_valid, other=0).to(ACC)
-            products += y_d[:, None] * x_d[None, :]
+            products += y_d[:, None] * channel(x, d, ACC)[None, :]
         return products
-    x_tile = widened(load_cells(x, x_cells, x_valid, x_stride, x_dim_stride, DIM, PADDED_DIM))
-    y_tile = widened(load_cells(y, y_cells, y_valid, y_stride, y_dim_stride, DIM, PADDED_DIM))
+    x = widened(x)
+    y_tile = widened(load_cells(y, y_cells, y_valid, y_stride, y_dim_stride, DIM, PADDED_DIM, ALIGNED))
     if ROWS_LAST:
-        return matrix_product(y_tile, tl.trans(x_tile), tl.zeros((y_cells.shape[0], x_cells.shape[0]), ACC), ACC)
+        return matrix_product(y_tile, tl.trans(x), tl.zeros((y_cells.shape[0], x.shape[0]), ACC), ACC)
     else:
-        return matrix_product(x_tile, tl.trans(y_tile), tl.zeros((x_cells.shape[0], y_cells.shape[0]), ACC), ACC)
+        return matrix_product(x, tl.trans(y_tile), tl.zeros((x.shape[0], y_cells.shape[0]), ACC), ACC)
+
+
+@triton.jit
+def channel(tile, d: tl.constexpr, ACC: tl.constexpr):
+    """One channel of [cells, channels]. Read as vectors, the channels of a cell lie in one thread or two."""
+    return tl.sum(tl.where((tl.arange(0, tile.shape[1]) == d)[None, :], tile.to(ACC), 0), 1)
 
 
 @triton.jit
@@ -117,22 +121,34 @@ def rows_first(scores, ROWS_LAST: tl.constexpr):
 
 
 @triton.jit
-def load_cells(x, cells, valid, stride, dim_stride, DIM: tl.constexpr, PADDED_DIM: tl.constexpr):
-    """[cells, PADDED_DIM]; zeros beyond DIM and where not ``valid``."""
+def cell_pointers(
+    x, cells, valid, stride, dim_stride, DIM: tl.constexpr, PADDED_DIM: tl.constexpr, ALIGNED: tl.constexpr
+):  # fmt: skip
+    """Where the channels of cells lie, [cells, PADDED_DIM], and which of them exist.
+
+    Those of one cell begin at a multiple of ALIGNED bytes, so that they are read as vectors.
+    """
     d = tl.arange(0, PADDED_DIM)
-    return tl.load(
-        x + cells[:, None] * stride + d[None, :] * dim_stride, mask=valid[:, None] & (d < DIM)[None, :], other=0
-    )
+    at = tl.multiple_of(x + cells[:, None] * stride + d[None, :] * dim_stride, (1, ALIGNED))
+    return at, valid[:, None] & (d < DIM)[None, :]
 
 
 @triton.jit
-def store_cells(x, cells, valid, stride, dim_stride, tile, DIM: tl.constexpr, PADDED_DIM: tl.constexpr):
-    d = tl.arange(0, PADDED_DIM)
-    tl.store(
-        x + cells[:, None] * stride + d[None, :] * dim_stride,
-        tile.to(x.dtype.element_ty),
-        mask=valid[:, None] & (d < DIM)[None, :],
-    )
+def load_cells(
+    x, cells, valid, stride, dim_stride, DIM: tl.constexpr, PADDED_DIM: tl.constexpr, ALIGNED: tl.constexpr = 1
+):  # fmt: skip
+    """[cells, PADDED_DIM]; zeros beyond DIM and where not ``valid``."""
+    at, mask = cell_pointers(x, cells, valid, stride, dim_stride, DIM, PADDED_DIM, ALIGNED)
+    return tl.load(at, mask=mask, other=0)
+
+
+@triton.jit
+def store_cells(
+    x, cells, valid, stride, dim_stride, tile,
+    DIM: tl.constexpr, PADDED_DIM: tl.constexpr, ALIGNED: tl.constexpr = 1,
+):  # fmt: skip
+    at, mask = cell_pointers(x, cells, valid, stride, dim_stride, DIM, PADDED_DIM, ALIGNED)
+    tl.store(at, tile.to(x.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -183,7 +199,7 @@ def forward(
     num_items, num_heads, num_queries, scale: tl.float64,
     DIM_QK: tl.constexpr, DIM_V: tl.constexpr, PADDED_QK: tl.constexpr, PADDED_V: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr,
-    ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
+    ALIGNED: tl.constexpr, ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     batch = (program // num_items).to(tl.int64)
@@ -194,6 +210,7 @@ def forward(
     out += batch * o_batch + head.to(tl.int64) * o_head
     softmax += (batch * num_heads + head) * num_queries * 2
     q_cells, q_valid = load_index(table, row_start, rows, BLOCK_ROWS)
+    q_tile = load_cells(queries, q_cells, q_valid, q_cell, q_dim, DIM_QK, PADDED_QK, ALIGNED)
     scale = tl.full((), scale, ACC)
 
     highest = tl.full((BLOCK_ROWS,), float("-inf"), ACC)
@@ -202,10 +219,8 @@ def forward(
     for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
         k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
         scores = inner_products(
-            queries, q_cells, q_valid, q_cell, q_dim,
-            keys, k_cells, k_valid, k_cell, k_dim,
-            DIM_QK, PADDED_QK, ACC, ROWS_LAST,
-        )  # fmt: skip
+            q_tile, keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK, ALIGNED, ACC, ROWS_LAST
+        )
         allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
         scores = tl.where(allowed, scores * scale, float("-inf"))
         peak = tl.maximum(highest, tl.max(scores, 0 if ROWS_LAST else 1))
@@ -214,12 +229,12 @@ def forward(
         weights = tl.exp2(scores - along_rows(finite_peak, ROWS_LAST))
         decay = tl.exp2(highest - finite_peak)
         total = total * decay + tl.sum(weights, 0 if ROWS_LAST else 1)
-        v_tile = load_cells(values, k_cells, k_valid, v_cell, v_dim, DIM_V, PADDED_V)
+        v_tile = load_cells(values, k_cells, k_valid, v_cell, v_dim, DIM_V, PADDED_V, ALIGNED)
         mixed = weighted_sum(rows_first(weights, ROWS_LAST), v_tile, mixed * decay[:, None], ACC)
         highest = peak
 
     total = tl.where(q_valid, total, 1.0)
-    store_cells(out, q_cells, q_valid, o_cell, o_dim, mixed / total[:, None], DIM_V, PADDED_V)
+    store_cells(out, q_cells, q_valid, o_cell, o_dim, mixed / total[:, None], DIM_V, PADDED_V, ALIGNED)
     tl.store(softmax + 2 * q_cells, highest, mask=q_valid)
     tl.store(softmax + 2 * q_cells + 1, 1 / total, mask=q_valid)
 
@@ -236,7 +251,7 @@ def query_gradient(
     num_items, num_heads, num_queries, scale: tl.float64, natural_scale: tl.float64,
     DIM_QK: tl.constexpr, DIM_V: tl.constexpr, PADDED_QK: tl.constexpr, PADDED_V: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr,
-    ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
+    ALIGNED: tl.constexpr, ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     batch = (program // num_items).to(tl.int64)
@@ -254,24 +269,22 @@ def query_gradient(
     share = tl.load(softmax + 2 * q_cells + 1, mask=q_valid, other=0)
     scale = tl.full((), scale, ACC)
 
+    q_tile = load_cells(queries, q_cells, q_valid, q_cell, q_dim, DIM_QK, PADDED_QK, ALIGNED)
+    d_out_tile = load_cells(d_out, q_cells, q_valid, g_cell, g_dim, DIM_V, PADDED_V, ALIGNED)
+
     row_delta = tl.zeros((BLOCK_ROWS,), ACC)
     if not ONE_BLOCK:
-        out_tile = load_cells(out, q_cells, q_valid, o_cell, o_dim, DIM_V, PADDED_V).to(ACC)
-        d_out_tile = load_cells(d_out, q_cells, q_valid, g_cell, g_dim, DIM_V, PADDED_V).to(ACC)
-        row_delta = tl.sum(out_tile * d_out_tile, 1)
+        out_tile = load_cells(out, q_cells, q_valid, o_cell, o_dim, DIM_V, PADDED_V, ALIGNED)
+        row_delta = tl.sum(out_tile.to(ACC) * d_out_tile.to(ACC), 1)
     gradient = tl.zeros((BLOCK_ROWS, PADDED_QK), ACC)
     for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
         k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
         scores = inner_products(
-            queries, q_cells, q_valid, q_cell, q_dim,
-            keys, k_cells, k_valid, k_cell, k_dim,
-            DIM_QK, PADDED_QK, ACC, ROWS_LAST,
-        )  # fmt: skip
+            q_tile, keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK, ALIGNED, ACC, ROWS_LAST
+        )
         d_weights = inner_products(
-            d_out, q_cells, q_valid, g_cell, g_dim,
-            values, k_cells, k_valid, v_cell, v_dim,
-            DIM_V, PADDED_V, ACC, ROWS_LAST,
-        )  # fmt: skip
+            d_out_tile, values, k_cells, k_valid, v_cell, v_dim, DIM_V, PADDED_V, ALIGNED, ACC, ROWS_LAST
+        )
         allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
         weights = probabilities_of(scores * scale, allowed, highest, share, ROWS_LAST)
         d_weights = tl.where(allowed, d_weights, 0.0)
@@ -279,12 +292,12 @@ def query_gradient(
             # every key is here, so <d out, out> = sum of weights * d_weights, and out need not be read
             row_delta = tl.sum(weights * d_weights, 0 if ROWS_LAST else 1)
         d_scores = tl.where(allowed, weights * (d_weights - along_rows(row_delta, ROWS_LAST)), 0.0)
-        k_tile = load_cells(keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK)
+        k_tile = load_cells(keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK, ALIGNED)
         gradient = matrix_product(rows_first(d_scores, ROWS_LAST), only_finite(k_tile, ACC), gradient, ACC)
 
     tl.store(delta + q_cells, row_delta, mask=q_valid)
     gradient *= tl.full((), natural_scale, ACC)
-    store_cells(d_queries, q_cells, q_valid, dq_cell, dq_dim, gradient, DIM_QK, PADDED_QK)
+    store_cells(d_queries, q_cells, q_valid, dq_cell, dq_dim, gradient, DIM_QK, PADDED_QK, ALIGNED)
 
 
 @triton.jit
@@ -299,7 +312,7 @@ def key_value_gradient(
     num_items, num_slots, num_heads, num_queries, scale: tl.float64, natural_scale: tl.float64,
     DIM_QK: tl.constexpr, DIM_V: tl.constexpr, PADDED_QK: tl.constexpr, PADDED_V: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr,
-    ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
+    ALIGNED: tl.constexpr, ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     batch = (program // num_items).to(tl.int64)
@@ -312,6 +325,8 @@ def key_value_gradient(
     softmax += (batch * num_heads + head) * num_queries * 2
     delta += (batch * num_heads + head) * num_queries
     k_cells, k_valid = load_index(table, row_start, rows, BLOCK_ROWS)
+    k_tile = load_cells(keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK, ALIGNED)
+    v_tile = load_cells(values, k_cells, k_valid, v_cell, v_dim, DIM_V, PADDED_V, ALIGNED)
     scale = tl.full((), scale, ACC)
 
     key_gradient = tl.zeros((BLOCK_ROWS, PADDED_QK), ACC)
@@ -322,29 +337,25 @@ def key_value_gradient(
         share = tl.load(softmax + 2 * q_cells + 1, mask=q_valid, other=0)
         column_delta = tl.load(delta + q_cells, mask=q_valid, other=0)
         scores = inner_products(
-            keys, k_cells, k_valid, k_cell, k_dim,
-            queries, q_cells, q_valid, q_cell, q_dim,
-            DIM_QK, PADDED_QK, ACC, ROWS_LAST,
-        )  # fmt: skip
+            k_tile, queries, q_cells, q_valid, q_cell, q_dim, DIM_QK, PADDED_QK, ALIGNED, ACC, ROWS_LAST
+        )
         d_weights = inner_products(
-            values, k_cells, k_valid, v_cell, v_dim,
-            d_out, q_cells, q_valid, g_cell, g_dim,
-            DIM_V, PADDED_V, ACC, ROWS_LAST,
-        )  # fmt: skip
+            v_tile, d_out, q_cells, q_valid, g_cell, g_dim, DIM_V, PADDED_V, ALIGNED, ACC, ROWS_LAST
+        )
         allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
         weights = probabilities_of(scores * scale, allowed, highest, share, not ROWS_LAST)
-        d_out_tile = load_cells(d_out, q_cells, q_valid, g_cell, g_dim, DIM_V, PADDED_V)
+        d_out_tile = load_cells(d_out, q_cells, q_valid, g_cell, g_dim, DIM_V, PADDED_V, ALIGNED)
         value_gradient = matrix_product(rows_first(weights, ROWS_LAST), d_out_tile, value_gradient, ACC)
         d_scores = tl.where(allowed, weights * (d_weights - along_columns(column_delta, ROWS_LAST)), 0.0)
-        q_tile = load_cells(queries, q_cells, q_valid, q_cell, q_dim, DIM_QK, PADDED_QK)
+        q_tile = load_cells(queries, q_cells, q_valid, q_cell, q_dim, DIM_QK, PADDED_QK, ALIGNED)
         key_gradient = matrix_product(rows_first(d_scores, ROWS_LAST), only_finite(q_tile, ACC), key_gradient, ACC)
 
     key_gradient *= tl.full((), natural_scale, ACC)
     if slot < 0:
         d_keys += batch * dk_batch + head.to(tl.int64) * dk_head
         d_values += batch * dv_batch + head.to(tl.int64) * dv_head
-        store_cells(d_keys, k_cells, k_valid, dk_cell, dk_dim, key_gradient, DIM_QK, PADDED_QK)
-        store_cells(d_values, k_cells, k_valid, dv_cell, dv_dim, value_gradient, DIM_V, PADDED_V)
+        store_cells(d_keys, k_cells, k_valid, dk_cell, dk_dim, key_gradient, DIM_QK, PADDED_QK, ALIGNED)
+        store_cells(d_values, k_cells, k_valid, dv_cell, dv_dim, value_gradient, DIM_V, PADDED_V, ALIGNED)
     else:
         # partial [batch, slot, row, DIM_QK + DIM_V]
         partial += (batch * num_slots + slot) * BLOCK_ROWS * (DIM_QK + DIM_V)
@@ -360,7 +371,7 @@ def merge(
     dv_batch, dv_head, dv_cell, dv_dim,
     num_items, num_merges, num_slots,
     DIM_QK: tl.constexpr, DIM_V: tl.constexpr, PADDED_QK: tl.constexpr, PADDED_V: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, ALIGNED: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     batch = (program // num_merges).to(tl.int64)
@@ -378,8 +389,8 @@ def merge(
         partial += BLOCK_ROWS * (DIM_QK + DIM_V)
     d_keys += batch * dk_batch + head.to(tl.int64) * dk_head
     d_values += batch * dv_batch + head.to(tl.int64) * dv_head
-    store_cells(d_keys, k_cells, k_valid, dk_cell, dk_dim, key_gradient, DIM_QK, PADDED_QK)
-    store_cells(d_values, k_cells, k_valid, dv_cell, dv_dim, value_gradient, DIM_V, PADDED_V)
+    store_cells(d_keys, k_cells, k_valid, dk_cell, dk_dim, key_gradient, DIM_QK, PADDED_QK, ALIGNED)
+    store_cells(d_values, k_cells, k_valid, dv_cell, dv_dim, value_gradient, DIM_V, PADDED_V, ALIGNED)
 
 
 @triton.jit
@@ -390,7 +401,7 @@ def attention_map(
     num_items, num_heads, num_queries, num_keys, scale: tl.float64,
     DIM_QK: tl.constexpr, PADDED_QK: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, ONE_BLOCK: tl.constexpr,
-    ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
+    ALIGNED: tl.constexpr, ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
 ):  # fmt: skip
     """Writes the probabilities that ``forward`` used into a dense, zeroed [batch, heads, queries, keys]."""
     program = tl.program_id(0)
@@ -403,14 +414,13 @@ def attention_map(
     q_cells, q_valid = load_index(table, row_start, rows, BLOCK_ROWS)
     highest = tl.load(softmax + 2 * q_cells, mask=q_valid, other=0)
     share = tl.load(softmax + 2 * q_cells + 1, mask=q_valid, other=0)
+    q_tile = load_cells(queries, q_cells, q_valid, q_cell, q_dim, DIM_QK, PADDED_QK, ALIGNED)
     scale = tl.full((), scale, ACC)
     for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
         k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
         scores = inner_products(
-            queries, q_cells, q_valid, q_cell, q_dim,
-            keys, k_cells, k_valid, k_cell, k_dim,
-            DIM_QK, PADDED_QK, ACC, ROWS_LAST,
-        )  # fmt: skip
+            q_tile, keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK, ALIGNED, ACC, ROWS_LAST
+        )
         allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
         weights = probabilities_of(scores * scale, allowed, highest, share, ROWS_LAST)
         at = along_rows(q_cells.to(tl.int64) * num_keys, ROWS_LAST) + along_columns(k_cells, ROWS_LAST)

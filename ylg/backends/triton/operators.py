@@ -13,10 +13,10 @@ tiles/plain.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from math import e, log2
 
 import torch
 import triton
@@ -28,7 +28,7 @@ from ylg.backends.triton.table import TileTable, tile_table
 from ylg.devices import DTYPES, TRITON_HEAD_DIM, autocasted
 from ylg.plan import AttentionPlan, plan_of_arguments
 
-LOG2_E = log2(e)  # the kernels' softmax runs in base 2
+LOG2_E = math.log2(math.e)  # the kernels' softmax runs in base 2
 NOT_OF_MERGE = ("BLOCK_COLUMNS", "ONE_BLOCK", "ROWS_LAST")
 
 
@@ -128,9 +128,19 @@ def _constants(dim_qk: int, dim_v: int | None, size: int, block_rows: int, max_c
     return constants if dim_v is None else constants | {"DIM_V": dim_v, "PADDED_V": padded[1]}
 
 
-def _launch_constants(queries: Tensor, values: Tensor | None, table: TileTable) -> dict:
+def _launch_constants(table: TileTable, queries: Tensor, keys: Tensor, values: Tensor | None = None, *others: Tensor):
+    """Of a launch that reads and writes these tensors."""
     dim_v = None if values is None else values.shape[-1]
-    return _constants(queries.shape[-1], dim_v, queries.dtype.itemsize, table.block_rows, table.max_columns)
+    constants = _constants(queries.shape[-1], dim_v, queries.dtype.itemsize, table.block_rows, table.max_columns)
+    tensors = (queries, keys, *(() if values is None else (values, *others)))
+    return constants | {"ALIGNED": math.gcd(*map(_alignment, tensors))}
+
+
+def _alignment(x: Tensor) -> int:
+    """Bytes, at most 16, at whose multiples the channels of every cell begin; 1 where a cell's do not lie together."""
+    if x.stride(3) != 1:
+        return 1
+    return math.gcd(16, x.data_ptr(), *(stride * x.itemsize for stride in x.stride()[:3]))
 
 
 def _check_offsets(*tensors: Tensor) -> None:
@@ -166,7 +176,7 @@ def _tile_attention(
                 queries, keys, values, out, softmax, table.buffer,
                 *queries.stride(), *keys.stride(), *values.stride(), *out.stride(),
                 table.num_items, num_heads, num_queries, scale * LOG2_E,
-                **_launch_constants(queries, values, table),
+                **_launch_constants(table, queries, keys, values, out),
             )  # fmt: skip
     return out, softmax
 
@@ -186,6 +196,8 @@ def _tile_attention_backward(
     sizes = (num_heads, num_queries, keys.shape[2])
     table = _table(plan, heads, digest, sizes, transposed=False)
     d_queries, d_keys, d_values = _backward_outputs(d_out, queries, keys, values, keys_too)
+    if queries.stride(3) == 1 != d_out.stride(3):  # read several times, so worth a copy that lies as the queries do
+        d_out = _empty_like_order(d_out.shape, queries).copy_(d_out)
     _check_offsets(d_out)
     if not batch:
         return d_queries, d_keys, d_values
@@ -197,7 +209,7 @@ def _tile_attention_backward(
             queries, keys, values, out, d_out, softmax, delta, d_queries, table.buffer,
             *strides, *out.stride(), *d_out.stride(), *d_queries.stride(),
             table.num_items, num_heads, num_queries, *scales,
-            **_launch_constants(queries, values, table),
+            **_launch_constants(table, queries, keys, values, out, d_out, d_queries),
         )  # fmt: skip
         if not keys_too:
             return d_queries, d_keys, d_values
@@ -207,7 +219,7 @@ def _tile_attention_backward(
             d_values.zero_()
         partial = softmax.new_empty(batch, transposed.num_slots, transposed.block_rows, dim + values.shape[3])
         gradient_strides = *d_keys.stride(), *d_values.stride()
-        constants = _launch_constants(queries, values, transposed)
+        constants = _launch_constants(transposed, queries, keys, values, d_out, d_keys, d_values)
         kernels.key_value_gradient[(transposed.num_items * batch,)](
             queries, keys, values, d_out, softmax, delta, d_keys, d_values, partial, transposed.buffer,
             *strides, *d_out.stride(), *gradient_strides,
@@ -284,7 +296,7 @@ def _attention_map(
             kernels.attention_map[(table.num_items * batch,)](
                 queries, keys, softmax, probabilities, table.buffer, *queries.stride(), *keys.stride(),
                 table.num_items, num_heads, num_queries, num_keys, scale * LOG2_E,
-                **_launch_constants(queries, None, table),
+                **_launch_constants(table, queries, keys),
             )  # fmt: skip
     return probabilities
 
