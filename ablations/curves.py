@@ -45,9 +45,9 @@ def overlaid(rows: list[Runs], names: list[str]) -> str:
         for runs, colour in zip(rows, cycle(COLOURS), strict=False):
             _draw(axis, runs, name, colour)
         _finish(axis, name)
-    handles, titles = axes[0].get_legend_handles_labels()
-    for title in figure.legend(handles, titles, fontsize=8, frameon=False, loc="outside right upper").get_texts():
-        title.set_parse_math(False)
+    if axes[0].get_legend_handles_labels()[0]:
+        for title in axes[0].legend(fontsize=8, frameon=False).get_texts():
+            title.set_parse_math(False)
     return svg(figure)
 
 

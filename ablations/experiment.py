@@ -83,9 +83,16 @@ class Experiment:
             preset,
             num_classes=num_classes or preset.num_classes,
             image_channels=image_channels or preset.image_channels,
+            generator_attention=self._sides(preset.generator_attention, preset.generator_sides),
+            discriminator_attention=self._sides(preset.discriminator_attention, preset.discriminator_sides),
             attention=self._attention(),
         )
         return dcgan_of_equal_size(model) if self.row.dcgan else model
+
+    def _sides(self, sides: tuple[int, ...], possible: tuple[int, ...]) -> tuple[int, ...]:
+        """Where attention sits: the preset's sides times the row's factor, or the largest there is."""
+        factor = self.row.attention_scale
+        return sides if factor == 1 else tuple(min(side * factor, max(possible)) for side in sides)
 
     def check(self) -> None:
         """Raises ValueError where the networks cannot be built."""
@@ -106,7 +113,7 @@ class Experiment:
     def config(self, data: ImageData | None = None) -> RunConfig:
         """Everything ``train`` needs; without data, as for the preset's own."""
         setting, preset = self.setting, self.setting.preset
-        recipe = preset.recipe(setting.recipe)
+        recipe = preset.recipe(self.row.recipe or setting.recipe)
         training = TrainConfig(
             steps=setting.steps,
             seed=self.seed,

@@ -16,16 +16,16 @@ from matplotlib.figure import Figure
 
 BLUE, GREY, BAND = "#0072B2", "#777777", "#f0e6cc"
 TICKS = ((-0.1, -0.2, -0.3, -0.5, -0.75, -0.9), (0.1, 0.25, 0.5, 1, 2, 4, 9))  # from 0 outwards
-GROUPS = {"paper": "as published", "attending": "attending"}
 
 
 def forest(summary: Summary) -> str:
     """SVG, a panel for the rows as published and one for the others; dense is at 0, left of it is better."""
-    found = {"paper": [], "attending": []}
+    first = {record.row: record for record in reversed(summary.records)}
+    panels: dict[str, list] = {}
     for name, difference in summary.differences.items():
-        runs = [record for record in summary.records if record.row == name]
-        found["paper" if runs[0].of_row.kind == "paper" else "attending"].append((runs[0], difference))
-    panels = {title: found[kind] for kind, title in GROUPS.items() if found[kind]}
+        dense = first[name].of_row.dense_row
+        title = "attending, against SAGAN, attending" if dense == "sagan_attending" else "as published, against SAGAN"
+        panels.setdefault(title, []).append((first[name], difference))
     if not panels:
         return ""
     heights = [len(lines) for lines in panels.values()]
@@ -33,8 +33,7 @@ def forest(summary: Summary) -> str:
     axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=[n + 0.8 for n in heights])[:, 0]
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         _panel(axis, lines)
-        axis.set_title(f"{title}, against {'SAGAN' if title == 'as published' else 'SAGAN, attending'}: one dense head",
-                       fontsize=9, loc="left")  # fmt: skip
+        axis.set_title(f"{title}: one dense head", fontsize=9, loc="left")
     axes[-1].set_xlabel(f"difference in {summary.key} to dense attention: left is better", fontsize=9, parse_math=False)
     return svg(figure)
 

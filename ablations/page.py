@@ -39,17 +39,22 @@ def curves(groups: dict[str, list[Record]], key: str) -> list[tuple[str, str]]:
     """(SVG, caption): the distance against steps, row by row, and the residual gains."""
     rows = list(groups.values())
     dense = [groups.get(runs[0].of_row.dense_row, []) for runs in rows]
+    shown = [runs for runs in rows if runs[0].of_row.kind == "paper"] or rows
+    score = next((name for name in rows[0][0].metrics if name.startswith("IS")), key)
     figures = [
         (
+            overlaid(shown, list(dict.fromkeys((key, score)))),
+            "As the paper's Figure 4: lines are means over seeds, bands run from the lowest seed to the highest.",
+        ),
+        (
             small_multiples(rows, dense, key),
-            f"{key} of each row (blue) over that of its dense row (grey): lines are means over seeds, bands run from "
-            "the lowest seed to the highest.",
-        )
+            f"{key} of each row (blue) over that of its dense row (grey).",
+        ),
     ]
     if with_gains := [runs for runs in rows if runs[0].gains]:
         names = sorted({name for runs in with_gains for name in runs[0].gains})[:2]
         caption = "Size of the attention layers' residual gain: it starts at 0, where the layer does nothing."
-        figures.append((overlaid(with_gains, names), caption))
+        figures.append((overlaid([runs for runs in shown if runs in with_gains] or with_gains, names), caption))
     return figures
 
 

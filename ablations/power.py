@@ -8,7 +8,7 @@ import pandas as pd
 from ablations.contrasts import CONTRASTS, FIRST_SEED, LEVEL, OTHER_SEEDS, POWER, ROWS_OF_CONTRASTS, SEEDS
 from ablations.differences import Spread
 from ablations.records import by_row, read_records
-from ablations.rows import ROWS
+from ablations.rows import TABLE_ROWS
 from ablations.summary import log_distances
 from sagan_base.tables import percent, text
 
@@ -39,8 +39,8 @@ def power_report(runs: Path) -> str:
                 percent(spread.detectable((n, n), len(ROWS_OF_CONTRASTS) * (n - 1))) for n in COUNTS
             ],
             "hours, rows of contrasts": [hours * n * len(ROWS_OF_CONTRASTS) for n in COUNTS],
-            "hours, all rows": [
-                hours * (n * len(ROWS_OF_CONTRASTS) + OTHER_SEEDS * (len(ROWS) - len(ROWS_OF_CONTRASTS)))
+            "hours, whole table": [
+                hours * (n * len(ROWS_OF_CONTRASTS) + OTHER_SEEDS * (len(TABLE_ROWS) - len(ROWS_OF_CONTRASTS)))
                 for n in COUNTS
             ],
         }

@@ -86,6 +86,11 @@ class Record:
         """(step, value) of one metric during training, from ``metrics.jsonl``."""
         return [(line["step"], line[key]) for line in read_metrics(self.folder) if key in line]
 
+    def best(self) -> tuple[float, int]:
+        """Lowest Fréchet distance on the curve and its step; the result where no curve was measured."""
+        points = self.curve(self.distance_key) or [(self.setting.steps, self.distance)]
+        return min((value, step) for step, value in points)
+
     def file(self, name: str) -> Path | None:
         """A file of the run's own; None where it is missing, or a link, which may lead to what is none of the run's."""
         path = self.folder / name

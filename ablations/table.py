@@ -38,6 +38,7 @@ def anchor_table() -> pd.DataFrame:
 def _line(record: Record) -> dict[str, Any]:
     attention = record.config.model.attention
     ordered = attention is not None and attention.pattern != "dense"
+    best, best_step = record.best()
     return {
         "row": record.title,
         "heads": attention.num_heads if attention else 0,
@@ -48,6 +49,8 @@ def _line(record: Record) -> dict[str, Any]:
         "seed": record.seed,
         "steps": record.setting.steps,
         **record.metrics,
+        f"best {record.distance_key}": best,
+        "best at step": best_step,
         f"initial {record.distance_key}": record.initial[record.distance_key],
         **paper_columns(record.row),
         **dict(sorted(record.gains.items())),

@@ -52,6 +52,7 @@ def test_a_result_that_lacks_something_is_set_aside(canned_run, damage):
 def test_a_record_reads_back_equal(canned_run):
     record = canned_run("ylg_strided", seed=3, curve=((10, 2.0), (20, 1.5), (30, 1.5)))
     assert read_record(record.folder) == record
+    assert record.best() == (1.5, 20)  # the first of equals
     assert record.curve("FD (digits classifier)") == [(10, 2.0), (20, 1.5), (30, 1.5)]
 
 

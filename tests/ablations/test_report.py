@@ -276,7 +276,7 @@ def test_a_browser_without_network_shows_all_text_and_images(report, tmp_path):
     assert found, shown.stderr[-2000:]
     probe = json.loads(found.group(1))
     assert probe["images"] == probe["loaded"] > 10
-    assert probe["plots"] == [True] * 3
+    assert probe["plots"] == [True] * 4
     titles = [ROWS[name].title for name in ("sagan_attending", "ylg_attending", "ylg_no_esa_attending")]
     assert probe["text"] == ["real images, held out", *titles]
     assert not probe["overflow"]

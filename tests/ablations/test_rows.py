@@ -8,7 +8,7 @@ from ablations.contrasts import CONTRASTS
 from ablations.experiment import Experiment, Setting
 from ablations.paper import PUBLISHED, paper_columns
 from ablations.presets import PRESETS, find_preset
-from ablations.rows import PAPER_ROWS, ROWS, attending, attention, find_rows, partner_of, row_of
+from ablations.rows import EXTENDED_ROWS, PAPER_ROWS, ROWS, attending, attention, find_rows, partner_of, row_of
 from ablations.sizes import parameter_counts
 from sagan_base.checkpoint import build_networks
 from sagan_base.config import RECIPES
@@ -48,6 +48,7 @@ def test_every_published_figure_and_every_contrast_has_its_rows():
     assert set(PUBLISHED) <= set(ROWS)
     assert {name for contrast in CONTRASTS for name in (contrast.row, contrast.other)} <= set(ROWS)
     assert all(row.dense_row in ROWS for row in ROWS.values())
+    assert {ROWS[row.name].dense_row for row in EXTENDED_ROWS} == {"sagan", "sagan_biggan"}
     assert all(name == row.name for name, row in ROWS.items())
     assert len({row.title for row in ROWS.values()}) == len(ROWS)
 
@@ -65,7 +66,7 @@ def test_the_five_contrasts_are_those_that_were_fixed():
 
 
 @pytest.mark.parametrize("name", list(ROWS))
-def test_every_row_is_another_network(name):
+def test_every_row_is_another_network_or_another_recipe(name):
     configs = {n: Experiment(row, SETTING, 0).config().identity() for n, row in ROWS.items()}
     same = [other for other in configs if other != name and configs[other] == configs[name]]
     assert not same
@@ -79,12 +80,13 @@ def test_the_masks_of_every_row_are_built_and_differ_from_the_paper_row_where_th
         a = row.attention
         masks = head_masks(a.pattern, (16, 16), (8, 8), a.num_heads, a.order, a.alignment)
         same = (masks == ylg).all().item()
-        assert same == (row.name == "ylg"), row.name
+        assert same == (row.name in ("ylg", "ylg_higher", "ylg_sequential", "ylg_biggan")), row.name
 
 
 def test_rows_with_attention_have_equal_parameter_counts_but_for_temperatures():
     counts = sizes()
-    assert len({size for name, size in counts.items() if ROWS[name].attention is not None}) == 1
+    equal = {name: size for name, size in counts.items() if ROWS[name].attention and ROWS[name].attention_scale == 1}
+    assert len(set(equal.values())) == 1 and len(equal) > 20
     assert all(0.95 < a / b < 1 for a, b in zip(counts["no_attention"], counts["sagan"], strict=True))
 
 
@@ -100,6 +102,7 @@ def test_a_command_that_names_the_papers_choices_is_the_papers_row():
     assert row_of(attention("dense", "manhattan", 1)) is ROWS["sagan"]  # dense attention has no order
     assert row_of(attention("dense")) is ROWS["sagan_8"]
     assert row_of(attention("strided_original", "manhattan")) is ROWS["ylg_strided"]
+    assert row_of(attention("strided", "manhattan")) is ROWS["ylg_strided_repaired"]
     assert row_of(attending("ltr_rtl")) is ROWS["ylg_attending"]
 
 
@@ -130,6 +133,13 @@ def test_a_preset_changes_of_a_recipe_only_what_it_says():
     recipe = PRESETS["digits"].recipe("biggan")
     assert recipe.betas == (0.0, 0.999) and not recipe.numerics.bounded_spectral_norm
     assert recipe.ema_start < PRESETS["digits"].steps
+
+
+def test_one_resolution_higher_moves_attention_where_such_a_map_exists():
+    model = Experiment(ROWS["ylg_higher"], SETTING, 0).model()
+    assert (model.generator_attention, model.discriminator_attention) == ((32,), (16,))
+    generator, discriminator = build_networks(Experiment(ROWS["ylg_higher"], SETTING, 0).config())
+    assert list(generator.attention) == ["32"] and list(discriminator.attention) == ["16"]
 
 
 def test_the_dcgan_has_plain_blocks_without_attention():
