@@ -15,7 +15,6 @@ from ablations.records import Record, read_record, write_record
 from ablations.sizes import parameter_counts
 from sagan_base.attention_health import attention_health
 from sagan_base.checkpoint import build_networks, load_checkpoint
-from sagan_base.config import from_dict
 from sagan_base.data import ImageData
 from sagan_base.distributed import Processes
 from sagan_base.generator import Generator
@@ -25,6 +24,7 @@ from sagan_base.network import attention_off
 from sagan_base.provenance import Provenance, provenance
 from sagan_base.run_folder import read_metrics
 from sagan_base.training import TrainResult, train
+from sagan_base.typed import from_dict
 
 SAMPLE_SEED = 0  # the same z and labels for every run: differences between runs are paired sample by sample
 

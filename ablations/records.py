@@ -4,7 +4,6 @@ Every table and page is rebuilt from run folders, so results of several machines
 finished when its ``result.json`` is whole; a file that is not is renamed, never deleted, and the run is resumed.
 """
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -13,11 +12,12 @@ from typing import Any
 
 from ablations.experiment import Conditions
 from ablations.rows import ROWS, Row
-from sagan_base.config import RunConfig, from_dict
+from sagan_base.config import RunConfig
 from sagan_base.files import write_json
 from sagan_base.metrics.names import leading
 from sagan_base.provenance import Provenance
 from sagan_base.run_folder import CONFIG_FILE, read_metrics
+from sagan_base.typed import from_dict, read_json
 
 RESULT = "result.json"
 FORMAT = 3
@@ -121,8 +121,8 @@ def read_record(folder: Path) -> Record | None:
     if not path.is_file():
         return None
     try:
-        return replace(_parsed(json.loads(path.read_text(encoding="utf-8"))), folder=folder)
-    except (ValueError, RecursionError) as error:
+        return replace(_parsed(read_json(path)), folder=folder)
+    except ValueError as error:
         aside = _free_name(path)
         path.rename(aside)
         reason = " ".join(str(error).split())

@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         collect(records, out)
         print(f"{len(records)} runs collected in {out}")
         return 0
-    summary = summarise(records)
+    with usage_errors():  # it reads the runs' logs
+        summary = summarise(records)
     write_report(summary, out)
     print(text(summary.table))
     if len(summary.questions):

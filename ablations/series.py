@@ -69,8 +69,6 @@ def _held_out(spec: str, data: ImageData) -> ImageData | None:
 
 def _check(series: Series) -> None:
     setting, out = series.runs[0].setting, series.out
-    for name in setting.features:
-        check_evaluation(series.data, name, weights=series.measure.weights.get(name))
     writable_folder("--out", out)
     for run in series.runs:
         config = run.config(series.data)
@@ -84,6 +82,8 @@ def _check(series: Series) -> None:
                 "another --out"
             )
     require_runs_belong(out, {run.name for run in series.runs}, setting.conditions(series.data))
+    for name in setting.features:
+        check_evaluation(series.data, name, weights=series.measure.weights.get(name), device=series.group.device)
 
 
 def run_series(series: Series) -> int:

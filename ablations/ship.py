@@ -17,7 +17,6 @@ from ablations.records import read_record
 from ablations.sizes import described
 from sagan_base.checkpoint import Checkpoint, export_model, load_checkpoint, read_checkpoint
 from sagan_base.cli import Parser, command, usage_errors
-from sagan_base.config import from_dict
 from sagan_base.files import save_image, write_json, write_text
 from sagan_base.metrics.names import BARE
 from sagan_base.models import SHIPPED, ModelCard, model_card, model_names, resolve_model
@@ -26,6 +25,7 @@ from sagan_base.run_folder import MODEL_FILE, read_metrics
 from sagan_base.sample import load_generator
 from sagan_base.sampling import preview
 from sagan_base.tables import markdown
+from sagan_base.typed import from_dict
 
 
 @dataclass(frozen=True)

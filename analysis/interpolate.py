@@ -10,7 +10,6 @@ line between two would pass through lengths the generator never saw. Writes walk
 
 import sys
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from analysis.inversion.report import shorten
 from analysis.loading import Model, add_common_arguments, model_of, out_folder
 from analysis.overlay import at_least, captioned
 from sagan_base.cli import Parser, command, usage_errors, whole
-from sagan_base.files import save_image
+from sagan_base.files import read_arrays, save_image
 from sagan_base.sampling import generate, to_image
 
 STRIP = 16  # pictures of the walk in the strip
@@ -109,11 +108,11 @@ def _points(model: Model, files: list[Path] | None, count: int, seed: int) -> tu
     codes, labels = [], []
     for path in files:
         try:
-            with np.load(path) as stored:
-                codes.append(torch.from_numpy(np.asarray(stored["latent"], dtype=np.float32)))
-                labels.append(int(stored["label"]))
-                generator = str(stored["generator"]) if "generator" in stored else None
-        except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
+            stored = read_arrays(path)
+            codes.append(torch.from_numpy(stored["latent"].astype(np.float32)))
+            labels.append(int(stored["label"]))
+            generator = str(stored["generator"]) if "generator" in stored else None
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"{path} is no latent.npz written by analysis/invert.py ({error})") from None
         if codes[-1].shape != (dim,):
             raise ValueError(f"{path} holds a code of shape {tuple(codes[-1].shape)}; {model.name} needs ({dim},)")

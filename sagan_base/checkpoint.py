@@ -8,7 +8,7 @@ file is complete by itself, and the SHA-256 of everything else. Reading runs no 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,36 @@ from sagan_base.config import RunConfig
 from sagan_base.discriminator import Discriminator
 from sagan_base.files import atomic_write
 from sagan_base.generator import Generator
+from sagan_base.network import Network
 from sagan_base.run_folder import CHECKPOINT_FOLDER, MODEL_FILE
+from sagan_base.stopping import Health
+from sagan_base.typed import from_dict, parse_json
 
 FORMAT = "ylg checkpoint 1"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The data that networks were trained on."""
+
+    name: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Info:
+    """Types of what ``Checkpoint.info`` holds; a slim export needs none of it, a run that goes on all but ``best``."""
+
+    step: int = 0
+    seconds: float = 0.0
+    window_start: int = 0
+    window_seconds: float = 0.0
+    health: Health = field(default_factory=Health)
+    last_good: str | None = None
+    best: dict[str, float] | None = None
+    class_names: tuple[str, ...] = ()
+    data: Seen = field(default_factory=Seen)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,7 +108,7 @@ def read_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Che
         raise ValueError(
             f"{path} is not a checkpoint, or is truncated ({error}); give a .safetensors file written by training"
         ) from None
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != FORMAT or not metadata.keys() >= {"config", "info", "sha256"}:
         raise ValueError(
             f"{path} is a safetensors file, but no checkpoint of this version (format "
             f"{metadata.get('format')!r}, expected {FORMAT!r}); give one written by this version's training"
@@ -91,8 +118,12 @@ def read_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Che
     if parts is not None:
         kept = tuple(f"{part}." for part in parts)
         tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(kept)}
-    config = RunConfig.from_dict(json.loads(metadata["config"]))
-    return Checkpoint(tensors, config, json.loads(metadata["info"]), metadata["sha256"])
+    try:
+        config, info = from_dict(RunConfig, parse_json(metadata["config"])), parse_json(metadata["info"])
+        from_dict(Info, {name: info[name] for name in Info.__annotations__ if name in info})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no checkpoint of this version ({error}); use another copy or checkpoint") from None
+    return Checkpoint(tensors, config, info, metadata["sha256"])
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
@@ -134,10 +165,26 @@ def load_checkpoint(path: str | Path) -> tuple[Generator, Discriminator, RunConf
         ValueError: the file is no checkpoint, is truncated or damaged, or does not fit this version's networks.
     """
     checkpoint = read_checkpoint(model_file(path), ("ema", "discriminator"))
-    generator, discriminator = build_networks(checkpoint.config)
-    fill_network(generator, checkpoint, "ema")
-    fill_network(discriminator, checkpoint, "discriminator")
-    return generator.eval(), discriminator.eval(), checkpoint.config
+    return network_of(checkpoint, "ema"), network_of(checkpoint, "discriminator"), checkpoint.config
+
+
+def network_of(checkpoint: Checkpoint, part: str) -> Network:
+    """A network of a checkpoint in evaluation mode, on the CPU: the discriminator, or a generator ("ema").
+
+    Raises:
+        ValueError: the tensors are not of the sizes that the configuration says.
+    """
+    kind, model = Discriminator if part == "discriminator" else Generator, checkpoint.config.model
+    with torch.device("meta"):  # without memory, because a file may claim any size
+        sizes = kind(replace(model, attention=None)).state_dict()
+    for name, tensor in checkpoint.part(part).items():
+        if name in sizes and sizes[name].shape != tensor.shape:
+            raise ValueError(f"{part}.{name} is {tuple(tensor.shape)} in the checkpoint, but {tuple(sizes[name].shape)}"
+                             " by its configuration; use another copy")  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        network = kind(model)
+    fill_network(network, checkpoint, part)
+    return network.eval()
 
 
 def fill_network(network: nn.Module, checkpoint: Checkpoint, part: str) -> None:
@@ -212,7 +259,7 @@ def _is_anothers(path: Path, step: int) -> bool:
     """Whether training wrote something else than this whole file: a slim export, or a copy under another number."""
     try:
         with safe_open(path, framework="pt") as file:
-            names, info = file.keys(), json.loads((file.metadata() or {}).get("info", "{}"))
+            names, info = file.keys(), parse_json((file.metadata() or {}).get("info", "{}"))
         return info.get("step") != step or not any(name.startswith("generator.") for name in names)
     except (AttributeError, OSError, SafetensorError, ValueError):
         return False  # damaged, which reading it says

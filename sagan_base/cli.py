@@ -10,7 +10,6 @@ import math
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +17,10 @@ from typing import Any, NoReturn
 
 import torch
 
-from sagan_base.files import check_target
+from sagan_base.files import check_target, is_utf_8, writable_folder
 from sagan_base.output import unfailing_output
+from sagan_base.typed import MOST
 
-MOST = 2**63 - 1  # what PyTorch's sizes and seeds can be
 INTERRUPTED = 128 + signal.SIGINT  # the exit code a shell gives to a command ended by Ctrl-C
 
 
@@ -45,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
         for word in sys.argv[1:] if args is None else args:
-            if word.encode(errors="replace").decode() != word:
+            if not is_utf_8(word):
                 self.error(f"{word!r} is not UTF-8; rename it")
         return super().parse_args(args, namespace)
 
@@ -114,21 +113,6 @@ def usage_errors() -> Iterator[None]:
 def _line(error: Exception) -> str:
     message = str(error).partition("\nException raised from ")[0]  # PyTorch adds the functions of its C++
     return " ".join(message.split()) or type(error).__name__
-
-
-def writable_folder(option: str, folder: Path) -> None:
-    """Make ``folder`` where it is not there yet, and see that it takes files, before long work whose results it gets.
-
-    Raises:
-        ValueError: nothing can be written there; names ``option``, which gave it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = "it is a file" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
-        raise ValueError(f"{option}: nothing can be written into {folder} ({reason}); give another place") from None
 
 
 def writable_file(option: str, file: Path) -> None:

@@ -6,13 +6,15 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
+from sagan_base.typed import from_dict
 from ylg.layer import MODES
 
 RESOLUTIONS = (16, 32, 64, 128, 256)
 PRECISIONS = ("float32", "bfloat16")
+MOST_HEADS = 1024  # of a layer, and channels of one; each head is planned by itself
 AUGMENTATIONS = ("colour", "translation", "cutout")
 
 
@@ -51,6 +53,7 @@ class AttentionConfig:
         for name in ("head_dim_qk", "head_dim_v"):
             size = getattr(self, name)
             _require(size is None or size >= 1, f"{name}={size} is not positive; the paper's generator has 4 and 16")
+            _require(size is None or size <= MOST_HEADS, f"{name}={size} is more than {MOST_HEADS}")
         _require(self.temperature > 0, f"temperature={self.temperature} is not positive; use 4 to 16")
         _require(self.scale >= 0, f"scale={self.scale} is negative; use 1 as published, or 0 for uniform attention")
         _require(
@@ -58,6 +61,7 @@ class AttentionConfig:
             f"temperature={self.temperature} is read by qk_norm alone; give --qk-norm too",
         )
         _require(self.num_heads >= 1, f"num_heads={self.num_heads} is not positive; use 1, 2, 4 or 8")
+        _require(self.num_heads <= MOST_HEADS, f"num_heads={self.num_heads} is more than {MOST_HEADS}")
         _require(
             self.mode in MODES,
             f"mode={self.mode!r} is unknown; use 'parallel' (the paper) or 'sequential'",
@@ -322,42 +326,3 @@ LATER_FIELDS = {
 def _without_later_fields(values: dict[str, Any]) -> dict[str, Any]:
     kept = {k: v for k, v in values.items() if k not in LATER_FIELDS or v != LATER_FIELDS[k]}
     return {k: _without_later_fields(v) if isinstance(v, dict) else v for k, v in kept.items()}
-
-
-def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """Rebuild a (nested) configuration dataclass from plain JSON types.
-
-    Raises:
-        ValueError: a field is unknown, or its value is of another type or refused by the dataclass.
-    """
-    _require(isinstance(values, dict), f"{cls.__name__} cannot be read from {values!r}; expected an object")
-    names = {f.name for f in fields(cls)}
-    unknown = sorted(set(values) - names)
-    _require(not unknown, f"{cls.__name__} has no field {unknown}; its fields are {sorted(names)}")
-    hints = get_type_hints(cls)
-    arguments = {name: _typed(value, hints[name], f"{cls.__name__}.{name}") for name, value in values.items()}
-    try:
-        return cls(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{cls.__name__} cannot be made from {arguments}: {error}") from error
-
-
-def _typed(value: Any, hint: Any, name: str) -> Any:
-    """A value of JSON as the type that a field declares; ValueError where it is none."""
-    kind, inner = get_origin(hint) or hint, get_args(hint)
-    if kind is Any:
-        return value
-    if type(None) in inner:
-        return None if value is None else _typed(value, inner[0], name)
-    if is_dataclass(kind):
-        return from_dict(kind, value)
-    if kind is tuple and isinstance(value, (list, tuple)):
-        types = inner[:1] * len(value) if inner[-1] is ... else inner
-        _require(len(types) == len(value), f"{name}={value!r} does not have {len(types)} parts")
-        return tuple(_typed(part, type_, name) for part, type_ in zip(value, types, strict=True))
-    if kind is dict and isinstance(value, dict):
-        return {key: _typed(part, inner[1], f"{name}[{key!r}]") for key, part in value.items()}
-    # JSON writes 2.0 as 2; but True is no number.
-    right = type(value) in (int, float) if kind is float else type(value) is kind
-    _require(right, f"{name}={value!r} is no {kind.__name__}")
-    return value

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from sagan_base.data_sources import cifar10, digits, fashion_mnist, folder, imagenet
+from sagan_base.files import user_path
 from sagan_base.images import ImageData, evenly_spaced
 
 __all__ = ["SOURCES", "SPLITS", "ImageData", "default_cache", "evenly_spaced", "load_data"]
@@ -56,6 +57,4 @@ def load_data(
 
 def default_cache() -> Path:
     """Where decoded images, classifiers and statistics are kept: $YLG_CACHE, or ylg in the user's cache folder."""
-    if given := os.environ.get("YLG_CACHE"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ylg"
+    return user_path(os.environ.get("YLG_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ylg"))

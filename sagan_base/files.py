@@ -17,10 +17,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from PIL import Image
 from safetensors import SafetensorError
 
 T = TypeVar("T")
+CACHE = "--cache or YLG_CACHE"  # who chooses the place of what is kept
 # Names of temporary files say who writes them, before the number of the process: machines may share a folder.
 _OWNER = f"by-{re.sub('[^A-Za-z0-9]', '', platform.node())[:40]}-"
 
@@ -86,6 +88,33 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def writable_folder(option: str, folder: Path) -> None:
+    """Make ``folder`` where it is not there yet, and see that it takes files, before long work whose results it gets.
+
+    Raises:
+        ValueError: nothing can be written there; names ``option``, which gave it.
+    """
+    if folder.parts[:1] and folder.parts[0].startswith("~"):  # that a shell or ``user_path`` left
+        raise ValueError(f"{option}: {folder} names a home that is not known here; give another place")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
+        raise ValueError(f"{option}: nothing can be written into {folder} ({reason}); give another place") from None
+
+
+def is_utf_8(name: str) -> bool:
+    """Whether a file's name can be written into a text."""
+    return name.encode(errors="replace").decode() == name
+
+
+def user_path(path: str | Path) -> Path:
+    """The path with its ~ or ~user replaced; unchanged where there is no such user, so that no such file is found."""
+    return Path(os.path.expanduser(path))
+
+
 def kept(path: Path, read: Callable[[Path], T], make: Callable[[], None]) -> T:
     """What ``read`` finds in a cache's file, which ``make`` writes where it is missing; a damaged one is made again."""
     if path.exists():
@@ -93,8 +122,25 @@ def kept(path: Path, read: Callable[[Path], T], make: Callable[[], None]) -> T:
             return read(path)
         except Exception as error:  # every format has errors of its own, and none of them must stay for ever
             print(f"note: {path} is damaged ({type(error).__name__}) and is made again", file=sys.stderr)
+    writable_folder(CACHE, path.parent)
     make()
     return read(path)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, by name; objects, which could run code, are refused.
+
+    Raises:
+        ValueError: the file is missing, no .npz, damaged, or claims more than there is memory.
+    """
+    if not path.is_file():
+        raise ValueError(f"no file {path}")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # of damaged archives, zipfile and NumPy raise nearly anything
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as an .npz of plain arrays ({reason}); save it again") from error
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -5,12 +5,12 @@
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from sagan_base.checkpoint import model_file
 from sagan_base.cli import Parser, command, usage_errors
+from sagan_base.typed import from_dict, read_json
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
 DEFAULT_MODEL = "digits"  # its data come with scikit-learn, so that every command works at once
@@ -80,8 +80,7 @@ def model_card(name: str) -> ModelCard:
     path = SHIPPED / f"{name}.json"
     if name not in model_names():
         raise ValueError(f"no shipped model is called {name!r}; use one of {', '.join(model_names())}")
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return ModelCard(**{**values, "classes": tuple(values["classes"])})
+    return from_dict(ModelCard, read_json(path))
 
 
 def resolve_model(name: str | None = None) -> Path:

@@ -8,8 +8,6 @@ Where this package refuses what the program did quietly: a label out of range wa
 """
 
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from sagan_base.batch_norm import BatchNorm2d
 from sagan_base.config import AttentionConfig, ModelConfig
 from sagan_base.discriminator import Discriminator
+from sagan_base.files import read_arrays
 from sagan_base.generator import Generator
 from sagan_base.network import Network
 from sagan_base.tf_checkpoint import read_tf_checkpoint
@@ -247,14 +246,7 @@ def _assign(networks: tuple[Generator, Discriminator], variables: dict[str, np.n
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".npz":
-        if not path.is_file():
-            raise ValueError(f"no file {path}; give an .npz of TensorFlow variables or a TensorFlow checkpoint")
-        try:
-            # Pickled objects could run code when read; weights are plain arrays.
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path} cannot be read as an .npz of plain arrays ({error}); save it again") from error
+        return read_arrays(path)
     return read_tf_checkpoint(_checkpoint_prefix(path))
 
 

@@ -6,12 +6,15 @@ TensorBoard.
 """
 
 import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sagan_base.config import RunConfig
 from sagan_base.data import ImageData
 from sagan_base.files import write_json, write_text
+from sagan_base.typed import from_dict, parse_json, read_json
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -22,17 +25,37 @@ CHECKPOINT_FOLDER = "checkpoints"
 MODEL_FILE, BEST_FILE = "model.safetensors", "best.safetensors"  # of the last step, and of the lowest distance
 
 
+@dataclass(frozen=True)
+class DataRecord:
+    """The data of a run; ``images`` is how many there are."""
+
+    name: str
+    fingerprint: str
+    source: str
+    images: int
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What ``config.json`` holds: the experiment, and the provenance of each session with the step it began at."""
+
+    seed: int
+    config: RunConfig
+    config_hash: str
+    data: DataRecord
+    sessions: tuple[dict[str, Any], ...]
+
+
 def folder_problem(path: Path, config: RunConfig, data: ImageData) -> str | None:
     """None where ``path`` (a run's ``config.json``) is absent or of the same experiment, else what differs."""
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        before = RunConfig.from_dict(record["config"])
-        fingerprint = record["data"]["fingerprint"]
-    except (KeyError, TypeError, ValueError) as error:
+        record = from_dict(RunRecord, read_json(path))
+    except ValueError as error:
         return f"{path} is not the record of a run ({error}); use another --out, or delete that folder"
-    return experiment_problem(path.parent, before, fingerprint, config, data)
+    return experiment_problem(path.parent, record.config, record.data.fingerprint, config, data)
 
 
 def experiment_problem(
@@ -56,23 +79,21 @@ def experiment_problem(
     )
 
 
+def obstacle(out: Path, checkpoints: Iterable[Path]) -> str | None:
+    """What stands where training must write a file or a folder, these checkpoints among them; None if all is free."""
+    files = [out / name for name in (CONFIG_FILE, METRICS_FILE, SAMPLES_FILE, MODEL_FILE, BEST_FILE)]
+    folders = [out / name for name in (CHECKPOINT_FOLDER, SAMPLES_FOLDER, TENSORBOARD_FOLDER)]
+    wrong = [path for path in (*files, *checkpoints) if path.exists() and not path.is_file()]
+    wrong += [path for path in folders if path.exists() and not path.is_dir()]
+    return f"{wrong[0]} stands where training must write; move it away, or use another --out" if wrong else None
+
+
 def write_record(path: Path, config: RunConfig, data: ImageData, session: dict[str, Any]) -> None:
     """Write ``config.json``; the entries of earlier sessions stay."""
-    sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"] if path.is_file() else []
-    record = {
-        "seed": config.training.seed,
-        "config": config.to_dict(),
-        "config_hash": config.config_hash(),
-        "data": {
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "source": data.source,
-            "images": len(data),
-            "class_names": list(data.class_names),
-        },
-        "sessions": [*sessions, session],
-    }
-    write_json(path, record)
+    earlier = from_dict(RunRecord, read_json(path)).sessions if path.is_file() else ()
+    seen = DataRecord(data.name, data.fingerprint, data.source, len(data), data.class_names)
+    record = RunRecord(config.training.seed, config, config.config_hash(), seen, (*earlier, session))
+    write_json(path, asdict(record))
 
 
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:
@@ -140,8 +161,8 @@ def log_lines(out: str | Path) -> list[dict[str, Any]]:
 def _line(text: bytes) -> dict[str, Any] | None:
     """A line of the log: a JSON object of numbers, with the step; None for anything else."""
     try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
+        line = parse_json(text)
+    except ValueError:
         return None
     is_log = isinstance(line, dict) and type(line.get("step")) is int and line["step"] >= 0
     return line if is_log and all(type(value) in (int, float) for value in line.values()) else None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sagan_base.checkpoint import build_networks, fill_network, model_file, read_checkpoint
+from sagan_base.checkpoint import model_file, network_of, read_checkpoint
 from sagan_base.cli import Parser, command, find_device, usage_errors, writable_file, writable_folder
 from sagan_base.files import save_image
 from sagan_base.generator import Generator
@@ -120,9 +120,8 @@ def load_generator(path: Path) -> tuple[Generator, tuple[str, ...]]:
         FileNotFoundError, ValueError: as ``load_checkpoint``.
     """
     checkpoint = read_checkpoint(path, ("ema",))
-    generator, _ = build_networks(checkpoint.config)
-    fill_network(generator, checkpoint, "ema")
-    return generator.eval(), names_of_classes(checkpoint.info, generator.num_classes)
+    generator = network_of(checkpoint, "ema")
+    return generator, names_of_classes(checkpoint.info, generator.num_classes)
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 
 COLLAPSED_LOSS = 1e-3  # mean of a log window; a balanced run lies between 0.5 and 2
 COLLAPSED_DIFFERENCE = 1e-4  # between the mean logits of real and of generated images
@@ -41,6 +42,7 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.exit_code = 128 + (signal_number or signal.SIGTERM)
 
 
+@dataclass
 class Health:
     """Watches the averages of each log window.
 
@@ -49,13 +51,12 @@ class Health:
         windows: how many those are.
     """
 
-    def __init__(self, collapsed_since: int | None = None, windows: int = 0) -> None:
-        self.collapsed_since = collapsed_since
-        self.windows = windows
+    collapsed_since: int | None = None
+    windows: int = 0
 
     def state(self) -> dict[str, int | None]:
         """What a checkpoint keeps: the arguments of the constructor."""
-        return {"collapsed_since": self.collapsed_since, "windows": self.windows}
+        return asdict(self)
 
     def problem(self, start: int, step: int, averages: dict[str, float]) -> str | None:
         """Judge the window of steps ``start`` + 1 ... ``step``: None, or what is wrong and the remedy."""

@@ -30,10 +30,13 @@ def read_tf_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
     if not index.is_file():
         raise ValueError(f"no file {index}; give the prefix of a TensorFlow checkpoint, as in FOLDER/model.ckpt-900000")
     try:
-        entries = {key.decode(): _message(value) for key, value in _table(index.read_bytes())}
-        header = entries.pop("")  # BundleHeaderProto
-    except (IndexError, KeyError, UnicodeDecodeError) as error:
+        return _variables(prefix, {key.decode(): _message(value) for key, value in _table(index.read_bytes())})
+    except (LookupError, TypeError, OverflowError, UnicodeDecodeError) as error:  # numbers that are messages, and so on
         raise ValueError(f"{index} is damaged ({error!r}); copy the checkpoint again") from error
+
+
+def _variables(prefix: Path, entries: dict[str, dict[int, list]]) -> dict[str, np.ndarray]:
+    header = entries.pop("")  # BundleHeaderProto
     num_shards = _number(header, 1)
     shards: dict[int, np.ndarray] = {}
     variables = {}
@@ -97,13 +100,15 @@ def _varints(data: bytes, count: int, position: int = 0) -> tuple[list[int], int
     values = []
     for _ in range(count):
         value = shift = 0
-        while True:
+        while shift < 70:  # ten bytes hold 64 bits
             byte = data[position]
             position += 1
             value |= (byte & 127) << shift
             shift += 7
             if byte < 128:
                 break
+        if value >= 1 << 63:
+            raise OverflowError("a negative or too large number")
         values.append(value)
     return values, position
 

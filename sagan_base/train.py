@@ -106,13 +106,14 @@ def _prepare(arguments: argparse.Namespace, group: Processes) -> TrainingRun | N
         if group.is_first:
             print(json.dumps(config.to_dict(), indent=2))
         return None
-    if arguments.features is not None and group.is_first:  # it alone evaluates
-        check_evaluation(data, arguments.features, arguments.num_samples, arguments.inception_weights)
     out = arguments.out or default_folder(config)
     measured = arguments.features and column("FD", features_label(arguments.features, data))
     run = TrainingRun(config, data, out, group, _evaluation(arguments, data), evaluated_as=measured, start=start)
     if group.is_first:
         writable_folder("--out", out)
+        if arguments.features is not None:  # process 0 alone evaluates
+            check_evaluation(data, arguments.features, arguments.num_samples, arguments.inception_weights,
+                             cache=arguments.cache, device=group.device)  # fmt: skip
         where = f"{group.count} processes, " if group.count > 1 else ""
         print(f"{data.describe()}\nrun: {out}, {where}{group.device.type}, {parameters(run)}", flush=True)
         if run.started:

@@ -23,6 +23,7 @@ from sagan_base.attention_health import real_batches, sample_batches, watch
 from sagan_base.batch_norm import measure_statistics
 from sagan_base.checkpoint import (
     Checkpoint,
+    Info,
     checkpoint_files,
     checkpoint_path,
     export_model,
@@ -54,6 +55,7 @@ from sagan_base.run_folder import (
     experiment_problem,
     folder_problem,
     log_lines,
+    obstacle,
     read_metrics,
     write_record,
 )
@@ -205,13 +207,16 @@ class TrainingRun:
 
     def _read_folder(self) -> tuple[str | None, Checkpoint | None]:
         """Why the folder's run cannot be gone on with, or None and where it stands."""
-        steps = self.config.training.steps
-        if problem := folder_problem(self.out / CONFIG_FILE, self.config, self.data):
+        steps, every = self.config.training.steps, self.config.training.checkpoint_every
+        due = (checkpoint_path(self.folder, step) for step in {steps, *(range(every, steps, every) if every else ())})
+        if problem := obstacle(self.out, due) or folder_problem(self.out / CONFIG_FILE, self.config, self.data):
             return problem, None
         _, newest = read_latest(self.folder) or (None, None)
         if newest is None and checkpoint_files(self.folder):
             return f"no checkpoint in {self.folder} can be read; delete them to start anew, or use another --out", None
         if newest is not None:
+            if lacking := Info.__annotations__.keys() - newest.info.keys() - {"best"}:
+                return f"the newest checkpoint in {self.folder} lacks {', '.join(sorted(lacking))}; delete it", None
             fingerprint = newest.info["data"]["fingerprint"]
             if problem := experiment_problem(self.folder, newest.config, fingerprint, self.config, self.data):
                 return problem, None
@@ -230,12 +235,16 @@ class TrainingRun:
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         info = checkpoint.info
-        self.updates.load(checkpoint)
+        try:
+            self.updates.load(checkpoint)
+            self.window.copy_(checkpoint.tensors["window.sums"])
+        except (KeyError, RuntimeError) as error:
+            newest = f"the newest checkpoint in {self.folder}"
+            raise ValueError(f"{newest} lacks part of the run ({error}); delete it") from None
         self.step, self.seconds = info["step"], info["seconds"]
         self.health = Health(**info["health"])
         self.last_good = self.folder / info["last_good"] if info["last_good"] else None
         self.best = info.get("best")
-        self.window.copy_(checkpoint.tensors["window.sums"])
         self.window_start, self.window_seconds = info["window_start"], info["window_seconds"]
 
     def train(self) -> TrainResult:

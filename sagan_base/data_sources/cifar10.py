@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sagan_base.data_sources.arrays import from_arrays
 from sagan_base.data_sources.downloads import torchvision_data_set
+from sagan_base.files import user_path
 from sagan_base.images import ImageData
 
 USAGE = "cifar10[:FOLDER]"
@@ -22,7 +23,7 @@ def load(path: str, resolution: int, channels: int | None, split: str, cache: Pa
     Raises:
         ValueError: the folder lacks the files, or they are damaged.
     """
-    root = Path(path).expanduser() if path else cache / "downloads"
+    root = user_path(path) if path else cache / "downloads"
     if root.name == BATCHES:
         root = root.parent
     if path and not (root / BATCHES).is_dir():

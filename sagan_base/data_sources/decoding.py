@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from sagan_base.data_sources.listing import Listing
 from sagan_base.data_sources.pictures import RESIZE_RULE, quiet_decoding, read_square
-from sagan_base.files import atomic_write, write_json
+from sagan_base.files import CACHE, atomic_write, kept, writable_folder, write_json
+from sagan_base.typed import read_json
 
 SMALL_FILES, SMALL_BYTES = 2000, 64 << 20  # up to both, decoding takes a second or two, so nothing is kept
 CHUNK = 256  # files a thread takes at a time, and what a kill can cost
@@ -54,29 +55,45 @@ def decode(listing: Listing, resolution: int, channels: int, cache: Path, progre
         pixels = np.empty(shape, np.uint8)
         _decode_rows(listing, pixels, np.zeros(_num_chunks(listing), np.uint8), progress=False)
         return Decoded(pixels, *_examine(pixels))
-    name = f"{listing.root.name}-{resolution}x{resolution}x{channels}-{_key(listing, states, shape)}"
+    name = f"{listing.root.name[:40]}-{resolution}x{resolution}x{channels}-{_key(listing, states, shape)}"
     path = cache / "images" / f"{name}.npy"
     facts = path.with_suffix(".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    writable_folder(CACHE, path.parent)
     with FileLock(f"{path}.lock"):
-        if not path.exists():
-            _decode_into(path, listing, shape, progress)
         # Copy-on-write: torch wants a writable array, and nothing it writes reaches the file.
-        pixels = np.load(path, mmap_mode="c")
-        if not facts.exists():
-            digest, is_grey = _examine(pixels)
-            write_json(facts, {"digest": digest, "is_grey": is_grey})
-    return Decoded(pixels, **json.loads(facts.read_text()))
+        pixels = kept(
+            path, lambda path: _mapped(path, "c", shape), lambda: _decode_into(path, listing, shape, progress)
+        )
+        digest, is_grey = kept(facts, _read_facts, lambda: write_json(facts, _examine(pixels)))
+    return Decoded(pixels, digest, is_grey)
+
+
+def _mapped(path: Path, mode: str, shape: tuple[int, ...]) -> np.memmap:
+    pixels = np.lib.format.open_memmap(path, mode)
+    if (pixels.shape, pixels.dtype) != (shape, np.uint8):
+        raise ValueError(f"{path} holds {pixels.dtype} {pixels.shape}, not {shape}")
+    return pixels
+
+
+def _read_facts(path: Path) -> tuple[str, bool]:
+    digest, is_grey = read_json(path)
+    if not isinstance(digest, str) or not isinstance(is_grey, bool):
+        raise ValueError(f"{path} is not what was written")
+    return digest, is_grey
 
 
 def _decode_into(path: Path, listing: Listing, shape: tuple[int, ...], progress: bool) -> None:
     unfinished, marks = path.with_suffix(".unfinished.npy"), path.with_suffix(".finished_chunks")
-    if not (unfinished.exists() and marks.exists() and marks.stat().st_size == _num_chunks(listing)):
+
+    def begin() -> None:
         with atomic_write(unfinished) as temporary:
             np.lib.format.open_memmap(temporary, "w+", np.uint8, shape).flush()
         with atomic_write(marks) as temporary:
             temporary.write_bytes(bytes(_num_chunks(listing)))
-    pixels = np.lib.format.open_memmap(unfinished, "r+")
+
+    if not marks.is_file() or marks.stat().st_size != _num_chunks(listing):
+        begin()
+    pixels = kept(unfinished, lambda path: _mapped(path, "r+", shape), begin)
     _decode_rows(listing, pixels, np.memmap(marks, np.uint8, "r+"), progress)
     pixels.flush()
     os.replace(unfinished, path)

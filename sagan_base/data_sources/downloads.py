@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sagan_base.files import CACHE, writable_folder
+
 
 def torchvision_data_set(name: str, root: Path, download: str, remedy: str, **options: Any) -> Any:
     """``torchvision.datasets.NAME`` in ``root``.
@@ -24,6 +26,7 @@ def torchvision_data_set(name: str, root: Path, download: str, remedy: str, **op
     except RuntimeError as error:  # torchvision's way of saying that the files are not there or damaged
         if not download:
             raise ValueError(f"{name} in {root} is incomplete or damaged; {remedy}") from error
+        writable_folder(CACHE, root)
         print(f"downloading {name} ({download}) into {root}", file=sys.stderr)
     try:
         return kind(root, download=True, **options)

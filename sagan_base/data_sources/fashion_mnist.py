@@ -12,6 +12,7 @@ import numpy as np
 
 from sagan_base.data_sources.arrays import from_arrays
 from sagan_base.data_sources.downloads import torchvision_data_set
+from sagan_base.files import user_path
 from sagan_base.images import ImageData
 
 USAGE = "fashion-mnist[:FOLDER]"
@@ -28,7 +29,7 @@ def load(path: str, resolution: int, channels: int | None, split: str, cache: Pa
     Raises:
         ValueError: the folder lacks the files, or they are damaged.
     """
-    root = Path(path).expanduser() if path else DEBIAN
+    root = user_path(path) if path else DEBIAN
     files = _files(root, split)
     if None in files and path:
         raise ValueError(

@@ -7,6 +7,7 @@ import torch
 from sagan_base.data_sources.decoding import decode
 from sagan_base.data_sources.listing import Listing, list_folder
 from sagan_base.data_sources.pictures import RESIZE_RULE
+from sagan_base.files import user_path
 from sagan_base.images import ImageData, fingerprint
 
 USAGE = "folder:PATH"
@@ -35,7 +36,7 @@ def load_listing(listing: Listing, root: Path, resolution: int, channels: int | 
         single = "a single class: networks trained on it are unconditional; for labels, use one sub-folder a class"
         notes = (single, *notes)
     return ImageData(
-        name=root.expanduser().resolve().name,
+        name=user_path(root).resolve().name,
         images=images,
         labels=labels,
         class_names=listing.class_names,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sagan_base.data_sources.pictures import SUFFIXES
+from sagan_base.files import is_utf_8, user_path
 
 TEST_FOLDERS = ("test", "val", "validation")
 SPLIT_NAMES = {"train", "training", "valid", "dev", "eval", "testing", *TEST_FOLDERS}  # as other programs call them
@@ -32,9 +33,11 @@ def list_folder(path: str | Path, split: str) -> Listing:
     Raises:
         ValueError: no such folder, no pictures, or no such split.
     """
-    root = Path(path).expanduser()
+    root = user_path(path)
     if not root.is_dir():
         raise ValueError(f"no folder {root}; give an existing one, with one sub-folder of images a class")
+    if root.stat().st_dev in _SYSTEM:
+        raise ValueError(f"{root} shows the system's state, no pictures; give a folder of images")
     names = {folder.name for folder in _sub_folders(root)}
     if "train" in names and (_sub_folders(root / "train") or names <= {"train", *TEST_FOLDERS}):
         return list_split_folder(root, split)
@@ -51,7 +54,7 @@ def list_split_folder(path: str | Path, split: str) -> Listing:
     Raises:
         ValueError: no such folder, no pictures, no such split, or pictures that lie outside class folders.
     """
-    root = Path(path).expanduser()
+    root = user_path(path)
     if not (root / "train").is_dir():
         raise ValueError(f"{root} has no folder train; give the folder that holds train/CLASS/ (and val/CLASS/)")
     training = _list_classes(root / "train", root.name)
@@ -99,6 +102,8 @@ def _list_classes(root: Path, name: str) -> Listing:
     if not files:
         kinds = " ".join(sorted(SUFFIXES))
         raise ValueError(f"{root} has no images; put them into one sub-folder a class ({kinds})")
+    if odd := next((name for name in map(str, (root, *files)) if not is_utf_8(name)), None):
+        raise ValueError(f"the name of {odd!r} is not UTF-8; rename it")
     labels = tuple(label for label, of_class in enumerate(named.values()) for _ in of_class)
     return Listing(root, files, labels, tuple(named), tuple(notes))
 
@@ -117,9 +122,9 @@ def _is_picture(path: Path) -> bool:
 
 def _pictures_below(folder: Path, root: Path) -> tuple[Path, ...]:
     """Every picture in the folder and below it; scandir spares a stat call a file."""
-    pictures, seen = [], {_identity(root)}  # a link may lead back to where it stands
+    pictures, seen = [], {_identity(above) for above in (root, *root.resolve().parents)}  # links may lead back or up
     for parent, folders, names in os.walk(folder, followlinks=True):
-        if _identity(parent) in seen:
+        if _identity(parent) in seen or _identity(parent)[0] in _SYSTEM:
             folders.clear()
             continue
         seen.add(_identity(parent))
@@ -128,6 +133,10 @@ def _pictures_below(folder: Path, root: Path) -> tuple[Path, ...]:
             os.path.join(parent, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES
         ]
     return tuple(Path(p) for p in sorted(pictures))
+
+
+# Devices of the folders in which the system shows its own state; links in them lead everywhere.
+_SYSTEM = {os.stat(path).st_dev for path in ("/proc", "/sys", "/dev") if os.path.isdir(path)} - {os.stat("/").st_dev}
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:

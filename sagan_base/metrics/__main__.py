@@ -98,8 +98,6 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.held_out is not None:
             held_out = _held_out(arguments.held_out or spec, bool(arguments.held_out), data, info, arguments.cache)
             reference, floor = halves(held_out)
-        for name in arguments.features:
-            check_evaluation(data, name, arguments.num_samples, weights.get(name), trained)
         if arguments.judge:
             check_classifier_data(data)
             if trained.num_classes == 1:
@@ -107,6 +105,10 @@ def main(argv: list[str] | None = None) -> int:
         device = find_device(arguments.device)
         if arguments.json:
             writable_file("--json", arguments.json)
+        for name in arguments.features:
+            check_evaluation(
+                data, name, arguments.num_samples, weights.get(name), trained, arguments.cache, device, reference
+            )
     print(data.describe(), file=sys.stderr)
     warn_of_other_data(data, info)
     measured: dict[str, Generator | ImageData] = {"trained": trained.to(device)}

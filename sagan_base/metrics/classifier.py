@@ -56,7 +56,7 @@ class ClassifierConfig:
         values = {name: f"{value:g}" for name, value in asdict(self).items() if name != "network"}
         if self.network == "plain":
             del values["mirrored"]  # never is; files of before have no such part in their names
-        name = f"{data.name}-{data.fingerprint[:16]}-{'-'.join(values.values())}.safetensors"
+        name = f"{data.name[:40]}-{data.fingerprint[:16]}-{'-'.join(values.values())}.safetensors"
         return cache / {"plain": "classifiers", "residual": "judges"}[self.network] / name
 
 

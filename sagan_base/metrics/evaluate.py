@@ -30,11 +30,11 @@ from sagan_base.data import ImageData, default_cache, evenly_spaced
 from sagan_base.data_sources.pictures import RESIZE_RULE
 from sagan_base.files import atomic_write, kept
 from sagan_base.generator import Generator
-from sagan_base.metrics.classifier import check_classifier_data
 from sagan_base.metrics.features import FeatureChoice, choose_features
 from sagan_base.metrics.names import column
 from sagan_base.sampling import GeneratedImages, class_frequency_labels
 
+FEWEST = 10  # images, real or drawn; precision and recall look at 3 neighbours
 MOST_REAL_IMAGES = 50_000  # evenly spaced ones of a larger data set
 MOST_COMPARED = 10_000  # images of each kind for KID, precision and recall, whose cost is quadratic
 
@@ -96,13 +96,9 @@ def evaluate(
         ValueError: fewer than 10 samples, data of another size than the generator's images, no such features.
     """
     reference = data if reference is None else reference
-    num_samples = min(len(reference), MOST_REAL_IMAGES) if num_samples is None else num_samples
-    _check_samples(data, num_samples, generator)
-    cache = Path(cache) if cache else default_cache()
-    choice = choose_features(features, data, cache, weights)
+    num_samples = _checked_samples(reference, num_samples, generator)
     device = next(generator.parameters()).device
-    extractor = choice.create(device)
-    real = real_statistics(reference, choice, extractor, cache, batch_size, progress)
+    choice, extractor, real = _prepared(data, features, cache, weights, device, batch_size, progress, reference)
     labels = class_frequency_labels(reference, num_samples, seed)
     with GeneratedImages(generator, labels, seed, batch_size, progress) as samples:
         return _compared(extract(samples, extractor, batch_size), choice, labels, real)
@@ -119,10 +115,7 @@ def evaluate_images(
     reference: ImageData | None = None,
 ) -> Evaluation:
     """``evaluate`` with real images in the place of samples: the floor below which no generator should be expected."""
-    cache = Path(cache) if cache else default_cache()
-    choice = choose_features(features, data, cache, weights)
-    extractor = choice.create("cpu")
-    real = real_statistics(data if reference is None else reference, choice, extractor, cache, batch_size, progress)
+    choice, extractor, real = _prepared(data, features, cache, weights, "cpu", batch_size, progress, reference)
     with RealImages(images, batch_size, progress) as shown:
         labels = images.labels[evenly_spaced(len(images), MOST_REAL_IMAGES)]
         return _compared(extract(shown, extractor, batch_size), choice, labels, real)
@@ -153,24 +146,50 @@ def check_evaluation(
     num_samples: int | None = None,
     weights: Path | None = None,
     generator: Generator | None = None,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+    reference: ImageData | None = None,
 ) -> None:
-    """What ``evaluate`` would refuse, found out before any work; trains no classifier.
+    """Refuse before any work what ``evaluate`` would refuse, by doing the part of it that needs no samples.
+
+    So the classifier is trained and the real statistics are measured now, where the cache lacks them.
 
     Raises:
         ValueError: as ``evaluate``.
     """
-    _check_samples(data, num_samples, generator)
-    if features == "classifier" and weights is None:
-        check_classifier_data(data)
-    else:
-        choose_features(features, data, Path(), weights)
+    _checked_samples(data if reference is None else reference, num_samples, generator)
+    _prepared(data, features, cache, weights, device, reference=reference)
 
 
-def _check_samples(data: ImageData, num_samples: int | None, generator: Generator | None) -> None:
-    if num_samples is not None and num_samples < 10:
+def _prepared(
+    data: ImageData,
+    features: str,
+    cache: Path | None,
+    weights: Path | None,
+    device: torch.device | str,
+    batch_size: int = 64,
+    progress: bool = True,
+    reference: ImageData | None = None,
+) -> tuple[FeatureChoice, FeatureExtractorBase, RealStatistics]:
+    """What samples are measured with; raises ValueError where the real images have no statistics to compare with."""
+    cache = Path(cache) if cache else default_cache()
+    choice = choose_features(features, data, cache, weights)
+    extractor = choice.create(device)
+    real = real_statistics(data if reference is None else reference, choice, extractor, cache, batch_size, progress)
+    if not real.covariance.isfinite().all():
+        raise ValueError(f"the features of {data.name} are not finite: are its images all alike? Give more, or others")
+    return choice, extractor, real
+
+
+def _checked_samples(data: ImageData, num_samples: int | None, generator: Generator | None) -> int:
+    """How many samples are drawn."""
+    if len(data) < FEWEST:
+        raise ValueError(f"{data.name} has {len(data)} images, too few to compare anything with; give {FEWEST} or more")
+    num_samples = min(len(data), MOST_REAL_IMAGES) if num_samples is None else num_samples
+    if num_samples < FEWEST:
         raise ValueError(f"num_samples={num_samples} is too few to estimate anything; use 500 or more")
     if generator is None:
-        return
+        return num_samples
     if generator.resolution != data.resolution:
         raise ValueError(
             f"the generator makes {generator.resolution}x{generator.resolution} images, {data.name} was loaded at "
@@ -181,6 +200,7 @@ def _check_samples(data: ImageData, num_samples: int | None, generator: Generato
             f"the generator has {generator.num_classes} classes, {data.name} has {data.num_classes}; "
             "evaluate on the data it was trained on"
         )
+    return num_samples
 
 
 def measures(features: Tensor, logits: Tensor, real: RealStatistics) -> dict[str, float]:
@@ -219,7 +239,7 @@ def real_statistics(
     """Statistics of the real images, kept in ``cache`` under a hash of the data, the resize rule and the extractor."""
     parts = (data.fingerprint, RESIZE_RULE, choice.fingerprint(), MOST_REAL_IMAGES, MOST_COMPARED)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-    path = cache / "statistics" / f"{data.name}-{choice.registered}-{key}.safetensors"
+    path = cache / "statistics" / f"{data.name[:40]}-{choice.registered}-{key}.safetensors"
 
     def make() -> None:
         with RealImages(data, batch_size, progress) as images:

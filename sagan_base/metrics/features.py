@@ -203,10 +203,10 @@ def inception_weights(weights: Path | None = None, download: bool = True) -> Pat
 
 def _check_state_dict(path: Path, key: str, network: str) -> None:
     """Refuse a file that is not these weights; reading it here with weights_only lets no pickled code run later."""
+    if not Path(path).is_file():  # reading a pipe would wait for ever
+        raise ValueError(f"no file {path}; give the weights of {network}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"no file {path}; give the weights of {network}") from None
     except Exception as error:  # torch.load has no common error for files it cannot read
         raise ValueError(f"{path} cannot be read as weights of {network} ({type(error).__name__})") from error
     if not isinstance(state, dict) or key not in state:
