@@ -84,12 +84,3 @@ def resampled_difference(row: Sequence[float], other: Sequence[float], estimate:
     """Of a single run each: the interval over resamples of their samples, pair by pair."""
     low, high = np.quantile(np.subtract(row, other), [LEVEL / 2, 1 - LEVEL / 2])
     return Difference(estimate, estimate + float(low), estimate + float(high), math.nan, (1, 1), math.nan, True)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """The same p values, adjusted for having been tested together (Holm, 1979): reject those below the level."""
-    adjusted, highest = [math.nan] * len(p), 0.0
-    for rank, index in enumerate(np.argsort(p)):
-        highest = max(highest, min(1.0, (len(p) - rank) * p[index]))
-        adjusted[index] = highest
-    return adjusted

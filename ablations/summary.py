@@ -13,11 +13,12 @@ import pandas as pd
 
 from ablations.contrasts import CONTRASTS, FIRST_SEED, LEVEL, SEEDS, Contrast
 from ablations.crossings import crossing_table
-from ablations.differences import Difference, Spread, holm, resampled_difference
+from ablations.differences import Difference, Spread, resampled_difference
 from ablations.paper import CAVEAT, paper_columns
 from ablations.records import Record, by_row
 from ablations.table import REAL, run_table
 from sagan_base.attention_health import UNIFORM
+from sagan_base.holm import holm
 from sagan_base.metrics.names import is_distance
 from sagan_base.tables import cell, percent, rounded
 

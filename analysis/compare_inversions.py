@@ -31,8 +31,8 @@ from analysis.inversion.comparison import (
     write_table,
 )
 from analysis.inversion.config import InversionConfig
-from analysis.inversion.distances import Distance, decibels, efficientnet_distance, psnr, ssim
-from analysis.inversion.report import shorten
+from analysis.inversion.distances import Distance, efficientnet_distance
+from analysis.inversion.report import shorten, similarity
 from analysis.inversion.search import Inversion, invert
 from analysis.inversion.targets import Target, held_out
 from analysis.loading import Model, add_common_arguments, model_of, out_folder
@@ -152,14 +152,12 @@ def measured(
     inversion = inverted(model, target, config, distance, other)
     if inversion.stopped == "interrupted":
         raise KeyboardInterrupt
-    image, real = inversion.image[None], target.image[None]
+    numbers = similarity(model, inversion.image, target.image, distance)
     return {
         "picture": target.name,
         "class": model.class_names[target.label],
         "variant": variant,
-        DISTANCE: float(inversion.distances[inversion.chosen]),
-        "PSNR (dB)": decibels(psnr(image, real).item()),
-        "SSIM": ssim(image, real).item(),
+        **{name: numbers[key] for name, key in ((DISTANCE, DISTANCE), ("PSNR (dB)", "psnr"), ("SSIM", "ssim"))},
         "steps": len(inversion.losses),
         "CPU seconds": time.process_time() - started,
     }

@@ -21,7 +21,9 @@ from analysis.inversion.saliency import saliency
 from analysis.loading import Model
 from sagan_base.attention_health import UNIFORM, Maps
 from sagan_base.files import write_text
+from sagan_base.holm import holm
 from sagan_base.tables import csv, markdown, rounded, signed, spread
+from ylg import SparseAttention2d
 
 RECORDS, SETTINGS = "inversions.csv", "settings.json"
 PICTURES = 50
@@ -49,12 +51,12 @@ def loss_of(variant: str, model: Model) -> LossConfig:
     """
     changes = dict(VARIANTS[variant])
     if changes.get("heads") == ():
-        changes["heads"] = tuple(range(len(first_attention(model)[1].uniform)))
+        changes["heads"] = tuple(range(first_attention(model).num_heads))
     return replace(LossConfig(), **changes)
 
 
-def first_attention(model: Model) -> tuple[str, Maps]:
-    """Name and empty sums of the layer whose maps weigh.
+def first_attention(model: Model) -> SparseAttention2d:
+    """The layer whose maps weigh.
 
     Raises:
         ValueError: the discriminator has no attention layer.
@@ -62,8 +64,7 @@ def first_attention(model: Model) -> tuple[str, Maps]:
     layers = model.discriminator.attention_layers()
     if not layers:
         raise ValueError(f"the discriminator of {model.name} has no attention layer, so there is no saliency")
-    name, layer = next(iter(layers.items()))
-    return name, Maps(layer)
+    return next(iter(layers.values()))
 
 
 @torch.no_grad()
@@ -74,7 +75,7 @@ def what_saliency_says(model: Model, images: torch.Tensor) -> dict[str, Any]:
         ``entropy`` and ``variation`` of the heads' maps as in ``MapHealth``; ``between images``: the share of the
         saliency maps' squared deviation from uniform weights that is variance between images; of ``images`` images.
     """
-    _, maps = first_attention(model)
+    maps = Maps(first_attention(model))
     heads = list(LossConfig().heads_of(model.discriminator))
     weights = []
     for batch in images.split(32):
@@ -116,21 +117,15 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
         lines.append(line | {"CPU seconds": members["CPU seconds"].mean()})
     columns = ["variant", "pictures", DISTANCE, "difference", "low", "high", "p"]
     frame = pd.DataFrame(lines).pipe(lambda frame: frame.reindex(columns=list(dict.fromkeys([*columns, *frame]))))
-    return frame.assign(**{"p (Holm)": holm(frame["p"])})
-
-
-def holm(p: pd.Series) -> pd.Series:
-    """Holm's adjusted p-values of those that are no NaN: each times how many are not smaller, never falling."""
-    ordered = p.dropna().sort_values()
-    factors = range(len(ordered), 0, -1)
-    return (ordered * list(factors)).cummax().clip(upper=1).reindex(p.index)
+    asked = frame["p"].dropna()
+    return frame.assign(**{"p (Holm)": pd.Series(holm(asked), asked.index, dtype=float)})
 
 
 def verdict(line: pd.Series) -> str:
     """Of a primary comparison."""
     if not line["p (Holm)"] < LEVEL:
         return "no difference shown"
-    return f"saliency comes {'nearer' if line['difference'] < 0 else 'less near'}"
+    return f"saliency {'comes nearer' if line['difference'] < 0 else 'stays farther'}"
 
 
 def read_comparison(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
