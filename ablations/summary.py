@@ -115,7 +115,7 @@ def summarise(records: list[Record]) -> Summary:
         records,
         differences,
         figures,
-        _table(groups, figures, records[0]),
+        _table(figures, records[0]),
         _questions(groups, spread),
         _attention(groups, figures),
         crossing_table(groups),
@@ -140,14 +140,15 @@ def compare(groups: Groups, spread: Spread, row: str, other: str) -> Difference:
 def _questions(groups: Groups, spread: Spread) -> pd.DataFrame:
     asked = [contrast for contrast in CONTRASTS if {contrast.row, contrast.other} <= groups.keys()]
     found = [compare(groups, spread, contrast.row, contrast.other) for contrast in asked]
-    adjusted = holm([difference.p for difference in found]) if spread.freedom else [math.nan] * len(found)
+    missing = [1.0] * (len(CONTRASTS) - len(asked))  # all five are tested together, whenever the others are run
+    adjusted = holm([difference.p for difference in found] + missing)[: len(asked)]
     return pd.DataFrame(
         [
             {
                 "question": contrast.question,
                 "answer": _answer(contrast, groups, difference, p),
                 "difference": str(difference),
-                "p (Holm)": f"{p:.3f}" if not math.isnan(p) else "-",
+                "p (Holm)": "-" if math.isnan(difference.p) else f"{p:.3f}",
                 "seeds": " and ".join(map(str, difference.seeds)),
                 "smallest shown": f"{percent(-difference.detectable)} or {percent(difference.detectable)}",
                 "compared": " - ".join(groups[name][0].title for name in (contrast.row, contrast.other)),
@@ -160,13 +161,9 @@ def _questions(groups: Groups, spread: Spread) -> pd.DataFrame:
 
 def _answer(contrast: Contrast, groups: Groups, difference: Difference, p: float) -> str:
     """A verdict where the seeds that were fixed beforehand are there."""
-    lacking = {
-        groups[name][0].title: len(fresh)
-        for name in (contrast.row, contrast.other)
-        if len(fresh := [run for run in groups[name] if run.seed >= FIRST_SEED]) < SEEDS
-    }
-    if lacking or len(groups[contrast.row]) + len(groups[contrast.other]) != 2 * SEEDS:
-        return f"open: a verdict needs {SEEDS} seeds from {FIRST_SEED} on of both rows"
+    fixed = range(FIRST_SEED, FIRST_SEED + SEEDS)
+    if any({run.seed for run in groups[name]} != {*fixed} for name in (contrast.row, contrast.other)):
+        return f"open: a verdict needs the seeds {fixed[0]} to {fixed[-1]} of both rows"
     if p >= LEVEL:
         return "no difference shown"
     return contrast.yes if difference.estimate < 0 else contrast.no
@@ -192,10 +189,10 @@ def _figures(groups: Groups, dense: dict[str, str], differences: dict[str, Diffe
     return rounded(pd.DataFrame(lines))
 
 
-def _table(groups: Groups, figures: pd.DataFrame, first: Record) -> pd.DataFrame:
+def _table(figures: pd.DataFrame, first: Record) -> pd.DataFrame:
     """The columns a reader wants, as text. Scores in which samples may exceed real images stay in the CSV."""
     key = first.distance_key
-    others = [key.replace("FD", name) if key != "FID" else f"{name} (Inception)" for name in ("precision", "recall")]
+    others = [next(column for column in figures if column.startswith(name)) for name in ("precision (", "recall (")]
     lines = []
     if first.real:
         blank = dict.fromkeys(("n", key, "difference to dense", "95% interval"))

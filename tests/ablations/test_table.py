@@ -7,8 +7,8 @@ import pytest
 
 from ablations.contrasts import FIRST_SEED, SEEDS
 from ablations.paper import CAVEAT
-from ablations.records import read_records
-from ablations.summary import summarise
+from ablations.records import by_row, read_records
+from ablations.summary import compare, summarise
 from ablations.table import REAL, brief, run_table, write_table
 
 DISTANCE = "FD (digits classifier)"
@@ -70,11 +70,14 @@ def test_a_verdict_is_given_where_the_seeds_fixed_beforehand_are_there(canned_ru
     (line,) = summary.questions.to_dict("records")
     assert line["answer"] == "yes, LTR + RTL is better than one dense head" and line["seeds"] == f"{SEEDS} and {SEEDS}"
     assert line["difference"].startswith("-50% [") and not summary.pilot
+    p = compare(by_row(summary.records), summary.spread, "ylg_attending", "sagan_attending").p
+    assert line["p (Holm)"] == f"{min(1, 5 * p):.3f}"  # of five contrasts, though four were not run
 
 
 def test_no_verdict_is_given_of_fewer_seeds_or_of_those_that_chose_defaults(canned_run, tmp_path):
     summary = table_of(canned_run, tmp_path, 0.5, range(FIRST_SEED - 1, FIRST_SEED + SEEDS - 1))
-    assert summary.questions["answer"][0] == f"open: a verdict needs {SEEDS} seeds from {FIRST_SEED} on of both rows"
+    last = FIRST_SEED + SEEDS - 1
+    assert summary.questions["answer"][0] == f"open: a verdict needs the seeds {FIRST_SEED} to {last} of both rows"
     assert summary.pilot
 
 
