@@ -9,7 +9,6 @@ is never repeated; the same command goes on where it was stopped.
 About ten set-ups of network and tasks were tried on seeds 0 to 2, the last two because LTR + RTL fell short of its
 prediction; so those seeds are no evidence, and the results begin with seed 3.
 
-    python ablations/probes.py --predict          # write predictions.csv and stop
     python ablations/probes.py --part a           # the runs of part a that are missing, then the table and the picture
     python ablations/probes.py --table            # the table and the picture from the raw results
 """
@@ -181,7 +180,6 @@ def parser() -> argparse.ArgumentParser:
     seeds = " ".join(map(str, SEEDS))
     add("--seeds", type=whole(0), nargs="+", default=SEEDS, metavar="SEED", help=f"default: {seeds}")
     add("--steps", type=whole(1), metavar="N", help="of every run (default: the task's own)")
-    add("--predict", action="store_true", help="only write the predictions")
     add("--table", action="store_true", help="run nothing; table and picture from the raw results")
     add("--out", type=Path, default=RESULTS, metavar="FOLDER", help="default: ablations/results/probes")
     return made
@@ -197,9 +195,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.table:
             print(report(options.out))
             return
-    if options.predict:
-        print(f"{options.out / 'predictions.csv'} is written")
-        return
     train(missing(options, runs(options.out)), options.out, options.steps)
     print(report(options.out))
 

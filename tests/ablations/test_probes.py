@@ -94,6 +94,7 @@ def folder(tmp_path, monkeypatch):
     calls = []
 
     def quick(row, task, grid, seed, steps):
+        assert (tmp_path / "predictions.csv").exists()
         calls.append((row.name, task, grid, seed))
         return {"score": 0.5 + seed / 10, "seconds": 0.1}
 
@@ -120,7 +121,8 @@ def test_finished_runs_are_not_repeated_and_the_table_comes_from_the_raw_results
 
 def test_predictions_are_written_before_the_first_run_and_must_stay(folder, capsys):
     out, calls = folder
-    probes.main(["--predict", "--out", str(out)])
+    with pytest.raises(SystemExit):
+        probes.main(["--table", "--out", str(out)])  # there is nothing yet
     assert not calls and not (out / "runs.csv").exists()
     frame = pd.read_csv(out / "predictions.csv")
     assert set(frame["part"]) == {"a", "b"} and len(frame) == (4 + 2) * len(TASKS)
