@@ -130,16 +130,12 @@ def picture(compared: pd.DataFrame) -> Figure:
     for axes, task in zip(panels, TASKS, strict=True):
         of_task = compared[compared["task"] == task]
         axes.plot([0, 1], [0, 1], color="#dddad3", zorder=0)
-        for part, colour in (("a", "#0072b2"), ("b", "#e69f00")):
-            for named, marker in ((True, "o"), (False, "x")):
-                rows = of_task[(of_task["part"] == part) & (of_task["row"].str.startswith("random") != named)]
-                if not len(rows):
-                    continue
-                whiskers = [rows["mean"] - rows["min"], rows["max"] - rows["mean"]]
-                label = f"{part}, {'named' if named else 'random'}"
-                axes.errorbar(
-                    rows["predicted"], rows["mean"], whiskers, fmt=marker, color=colour, markersize=4, label=label
-                )
+        for (part, random), rows in of_task.groupby(["part", of_task["row"].str.startswith("random")]):
+            axes.errorbar(
+                rows["predicted"], rows["mean"], [rows["mean"] - rows["min"], rows["max"] - rows["mean"]], markersize=4,
+                fmt="x" if random else "o", color={"a": "#0072b2", "b": "#e69f00"}[part],
+                label=f"{part}, {'random' if random else 'named'}",
+            )  # fmt: skip
         axes.set(title=task, xlabel="predicted", xlim=(-0.03, 1.03), ylim=(-0.1, 1.05))
     panels[0].set_ylabel("measured")
     if panels[0].get_legend_handles_labels()[0]:
