@@ -1,5 +1,6 @@
 """The checkpoint reader on tables and bundles assembled byte by byte from the format's description."""
 
+import random
 import struct
 
 import numpy as np
@@ -154,3 +155,21 @@ def test_strings_are_passed_over(tmp_path):
     (tmp_path / "m.index").write_bytes(table([pairs]))
     (tmp_path / "m.data-00000-of-00001").write_bytes(b"any words" + np.float32(2).tobytes())
     assert read_tf_checkpoint(tmp_path / "m") == {"weight": 2.0}
+
+
+def test_entries_that_mean_nothing_are_refused_whatever_their_checksums(prefix):
+    """Changed at random before the checksums are made, so that they are right."""
+    refused = 0
+    for seed in range(150):
+        dice = random.Random(seed)
+        value = bytearray(entry(1, (3,), dice.randrange(2), 0, 12))
+        for _ in range(dice.randint(1, 4)):
+            value[dice.randrange(len(value))] = dice.randrange(256)
+        header = dice.choice((field(1, 2), field(1, 2**70), field(1, b"two"), b"\xff"))
+        index = table([[(b"", header), (dice.choice((b"scope/bias", b"\xff")), bytes(value))]])
+        prefix.with_name("model.index").write_bytes(index)
+        try:
+            read_tf_checkpoint(prefix)
+        except ValueError:
+            refused += 1
+    assert refused > 100

@@ -1,0 +1,128 @@
+"""What cannot work is found before the first step, and said in one line."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sagan_base.train
+from sagan_base.data import load_data
+from sagan_base.data_sources import decoding
+
+SMALL = [
+    "--resolution", "16", "--generator-width", "8", "--discriminator-width", "8", "--batch-size", "4", "--num-heads",
+    "4", "--steps", "2",
+]  # fmt: skip
+
+
+def pictures(folder: Path, number: int) -> Path:
+    """Two classes of so many pictures."""
+    noise = np.random.default_rng(0)
+    for name in ("left", "right"):
+        (folder / name).mkdir(parents=True)
+        for i in range(number):
+            Image.fromarray(noise.integers(0, 256, (16, 16), np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def refusal(capsys, *options: object, code: int = 2) -> str:
+    with pytest.raises(SystemExit) as stop:
+        sagan_base.train.main([*SMALL, *map(str, options)])
+    told = capsys.readouterr().err
+    assert stop.value.code == code and told.count("\n") == 1, told
+    return told
+
+
+@pytest.mark.parametrize(("number", "samples"), [(3, 20), (4, 20), (9, 20), (30, 9)])
+def test_too_little_for_a_measure(number, samples, tmp_path, capsys):
+    data = pictures(tmp_path / "data", number)
+    options = ["--out", tmp_path / "run", "--features", "classifier", "--num-samples", samples]
+    assert "few" in refusal(capsys, "--data", f"folder:{data}", *options)
+
+
+@pytest.mark.parametrize(
+    "place", [{"HOME": "/proc/none"}, {"YLG_CACHE": "~nosuchuser/cache"}, {"YLG_CACHE": "/dev/null/cache"}]
+)
+def test_a_default_cache_that_cannot_be_used(place, tmp_path, capsys, monkeypatch):
+    data = pictures(tmp_path / "data", 12)
+    for name in ("YLG_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    told = refusal(capsys, "--data", f"folder:{data}", "--out", tmp_path / "run", "--features", "classifier")
+    assert "--cache or YLG_CACHE" in told and "give another place" in told
+
+
+def test_without_a_home_only_what_needs_a_cache_is_refused(tmp_path, monkeypatch):
+    for name in ("YLG_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/proc/none")
+    data = pictures(tmp_path / "data", 2)
+    assert len(load_data(f"folder:{data}", 16)) == 4
+    monkeypatch.setattr(decoding, "SMALL_FILES", 0)
+    with pytest.raises(ValueError, match=r"--cache or YLG_CACHE: nothing can be written into /proc/none/\.cache/ylg"):
+        load_data(f"folder:{data}", 16)
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", "cut", "half"])
+@pytest.mark.parametrize("kind", ["npy", "json"])
+def test_a_damaged_cache_of_pictures_is_made_again_and_said_once(kind, damage, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(decoding, "SMALL_FILES", 0)
+    spec, cache = f"folder:{pictures(tmp_path / 'data', 3)}", tmp_path / "cache"
+    whole = load_data(spec, 16, cache=cache)
+    pixels, fingerprint = whole.images.clone(), whole.fingerprint
+    del whole
+    (path,) = (cache / "images").glob(f"*.{kind}")
+    content = path.read_bytes()
+    path.unlink()  # the old bytes may still be mapped
+    path.write_bytes({"cut": content[:-5], "half": content[: len(content) // 2]}.get(damage, damage))
+    capsys.readouterr()
+    again = load_data(spec, 16, cache=cache)
+    assert (again.images == pixels).all() and again.fingerprint == fingerprint
+    told = capsys.readouterr().err
+    assert told.count("is damaged") == 1 and path.name in told
+    load_data(spec, 16, cache=cache)
+    assert "damaged" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["/proc/self", "/sys", "/dev/fd", "~nosuchuser/pictures"])
+def test_folders_that_hold_no_files(folder, capsys):
+    assert folder in refusal(capsys, "--data", f"folder:{folder}")
+
+
+def test_links_that_lead_up_or_into_the_system_are_not_followed(tmp_path):
+    data = pictures(tmp_path / "data", 2)
+    (data / "left" / "all").symlink_to("/")
+    (data / "right" / "process").symlink_to("/proc/self")
+    assert len(load_data(f"folder:{data}", 16)) == 4
+
+
+def test_names_that_are_not_utf_8(tmp_path, capsys):
+    data = pictures(tmp_path / "data", 2)
+    os.rename(data / "left" / "0.png", os.fsencode(data / "left") + b"/\xff.png")
+    assert r"\udcff.png' is not UTF-8" in refusal(capsys, "--data", f"folder:{data}", "--out", tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["checkpoints/step_00000002.safetensors", "samples.png", "config.json"])
+def test_a_folder_where_a_file_must_be_written_is_found_and_stays(name, tmp_path, capsys):
+    (tmp_path / name).mkdir(parents=True)
+    assert f"{tmp_path / name} stands where training must write" in refusal(capsys, "--out", tmp_path)
+    assert (tmp_path / name).is_dir()
+
+
+def test_a_folder_named_like_a_checkpoint_that_is_never_written_is_nobodys_business(tmp_path):
+    (tmp_path / "checkpoints" / "step_00000001.safetensors").mkdir(parents=True)
+    assert sagan_base.train.main([*SMALL, "--out", str(tmp_path)]) == 0
+
+
+def test_ctrl_c_in_preparation_is_one_line_and_130(monkeypatch, tmp_path, capsys):
+    def interrupted(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+
+    monkeypatch.setattr(sagan_base.train, "load_data", interrupted)
+    assert "interrupted" in refusal(capsys, "--out", tmp_path / "run", code=130)
+    assert not (tmp_path / "run").exists()
