@@ -26,48 +26,24 @@ class Contrast:
     found: str
 
 
+# fmt: off
 CONTRASTS: tuple[Contrast, ...] = (
-    Contrast(
-        "Does sparse attention beat dense attention?",
-        "ylg_attending",
-        "sagan_attending",
-        "yes, LTR + RTL is better than one dense head",
-        "no, one dense head is better",
-        "FID 15.94 against 18.65 (the paper, ImageNet); 32.69 against 32.52 (a replication, CelebA)",
-    ),
-    Contrast(
-        "Is that the content, or pooling over a mask?",
-        "ylg_attending",
-        "ylg_uniform",
-        "the content: scores that are learned beat scores fixed at 0",
-        "fixed scores are better: pooling over the mask is what helps",
-        "nothing",
-    ),
-    Contrast(
-        "Does ESA help, where a query sees its own place?",
-        "ylg_attending",
-        "ylg_no_esa_attending",
-        "yes, ESA is better than raster order",
-        "no, raster order is better",
-        "FID 15.94 with ESA, 17.47 without (the paper, ImageNet)",
-    ),
-    Contrast(
-        "Do eight heads of orthogonal partitions beat LTR + RTL?",
-        "interlaced8",
-        "ylg_attending",
-        "yes, interlaced8 is better",
-        "no, LTR + RTL is better",
-        "nothing",
-    ),
-    Contrast(
-        "Does dense attention help at all?",
-        "sagan_attending",
-        "no_attention",
-        "yes, it is better than none",
-        "no, the network without attention is better",
-        "FID 51.82 with, 28.39 without (StudioGAN, ImageNet)",
-    ),
+    Contrast("Does sparse attention beat dense attention?", "ylg_attending", "sagan_attending",
+             "yes, LTR + RTL is better than one dense head", "no, one dense head is better",
+             "FID 15.94 against 18.65 (the paper, ImageNet); 32.69 against 32.52 (a replication, CelebA)"),
+    Contrast("Is that the content, or pooling over a mask?", "ylg_attending", "ylg_uniform",
+             "the content: scores that are learned beat scores fixed at 0",
+             "fixed scores are better: pooling over the mask is what helps", "nothing"),
+    Contrast("Does ESA help, where a query sees its own place?", "ylg_attending", "ylg_no_esa_attending",
+             "yes, ESA is better than raster order", "no, raster order is better",
+             "FID 15.94 with ESA, 17.47 without (the paper, ImageNet)"),
+    Contrast("Do eight heads of orthogonal partitions beat LTR + RTL?", "interlaced8", "ylg_attending",
+             "yes, interlaced8 is better", "no, LTR + RTL is better", "nothing"),
+    Contrast("Does dense attention help at all?", "sagan_attending", "no_attention",
+             "yes, it is better than none", "no, the network without attention is better",
+             "FID 51.82 with, 28.39 without (StudioGAN, ImageNet)"),
 )
+# fmt: on
 ROWS_OF_CONTRASTS = tuple(dict.fromkeys(name for contrast in CONTRASTS for name in (contrast.other, contrast.row)))
 
 LEVEL, POWER = 0.05, 0.8

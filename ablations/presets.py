@@ -86,86 +86,47 @@ SMALL = {"paper": FAST, "biggan": FAST | {"ema_start": 500}}
 # A narrow network's published rule leaves a head one channel, with which it cannot attend; the paper's generator has 4.
 ROOM = {"head_dim_qk": 4, "head_dim_v": 4}
 
+IMAGENET = {"steps": 1_500_000, "metrics_every": 5000, "samples": 50_000, "features": "inception"}
+
+# fmt: off
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
         Preset(
-            "digits",
-            "scikit-learn's handwritten digits at 32x32, attention at 16x16: minutes on 2 CPU cores",
-            data="digits",
-            model=ModelConfig(
-                32, image_channels=1, num_classes=10, latent_dim=64, generator_width=16, discriminator_width=16
-            ),
-            steps=2000,
-            metrics_every=125,
-            samples=1000,
-            thresholds=(10.0, 4.0, 2.0),
-            checkpoint_every=100,
-            log_every=25,
-            recipe_changes=DIGITS,
-            **ROOM,
+            "digits", "scikit-learn's handwritten digits at 32x32, attention at 16x16: minutes on a CPU core", "digits",
+            ModelConfig(32, 1, num_classes=10, latent_dim=64, generator_width=16, discriminator_width=16),
+            steps=2000, metrics_every=125, samples=1000, thresholds=(10.0, 4.0, 2.0),
+            checkpoint_every=100, log_every=25, recipe_changes=DIGITS, **ROOM,
             # A second thread saves a third of the time on an idle machine and costs many times it on a busy one,
             # where threads wait for each other. With one, the figures do not depend on the number of cores either.
             cpu_threads=1,
         ),
         Preset(
-            "fashion-mnist",
-            "Fashion-MNIST at 32x32, attention at 16x16: an hour or two on one CPU core",
-            data="fashion-mnist",
-            model=ModelConfig(32, image_channels=1, num_classes=10, generator_width=32, discriminator_width=32),
-            steps=10_000,
-            metrics_every=1000,
-            samples=5000,
-            plateau=2,
-            checkpoint_every=500,
-            recipe_changes=FASHION,
-            **ROOM,
+            "fashion-mnist", "Fashion-MNIST at 32x32, attention at 16x16: an hour or two on one CPU core",
+            "fashion-mnist", ModelConfig(32, 1, num_classes=10, generator_width=32, discriminator_width=32),
+            steps=10_000, metrics_every=1000, samples=5000, plateau=2,
+            checkpoint_every=500, recipe_changes=FASHION, **ROOM,
         ),
         Preset(
-            "cifar10",
-            "CIFAR-10 at 32x32, attention at 16x16: hours on a GPU",
-            data="cifar10",
-            model=ModelConfig(32, num_classes=10, generator_width=64, discriminator_width=64),
-            steps=100_000,
-            metrics_every=5000,
-            samples=10_000,
-            recipe_changes=MEDIUM,
-            **ROOM,
+            "cifar10", "CIFAR-10 at 32x32, attention at 16x16: hours on a GPU", "cifar10",
+            ModelConfig(32, num_classes=10, generator_width=64, discriminator_width=64),
+            steps=100_000, metrics_every=5000, samples=10_000, recipe_changes=MEDIUM, **ROOM,
         ),
         Preset(
             "cifar10-small",
             "CIFAR-10 at 32x32 by a network of width 32, attention at 16x16, five epochs: two hours on a CPU core",
-            data="cifar10",
-            model=ModelConfig(32, num_classes=10, generator_width=32, discriminator_width=32),
-            steps=3906,
-            metrics_every=500,
-            samples=5000,
-            plateau=1,
-            recipe_changes=SMALL,
-            **ROOM,
+            "cifar10", ModelConfig(32, num_classes=10, generator_width=32, discriminator_width=32),
+            steps=3906, metrics_every=500, samples=5000, plateau=1, recipe_changes=SMALL, **ROOM,
         ),
         Preset(
             "imagenet128",
             "the paper's setting: ImageNet at 128x128, attention at 32x32, batch 256, 1.5M steps: weeks on 8 GPUs",
-            data="imagenet",
-            model=ModelConfig(resolution=128),
-            steps=1_500_000,
-            metrics_every=5000,
-            samples=50_000,
-            features="inception",
+            "imagenet", ModelConfig(resolution=128), **IMAGENET,
         ),
-        Preset(
-            "imagenet256",
-            "ImageNet at 256x256, attention at 32x32",
-            data="imagenet",
-            model=ModelConfig(resolution=256),
-            steps=1_500_000,
-            metrics_every=5000,
-            samples=50_000,
-            features="inception",
-        ),
+        Preset("imagenet256", "ImageNet at 256x256, attention at 32x32", "imagenet", ModelConfig(256), **IMAGENET),
     )
 }
+# fmt: on
 
 
 def find_preset(name: str) -> Preset:
