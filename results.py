@@ -22,6 +22,7 @@ from ablations.records import RESULT, read_records
 from ablations.report import IN_TERMINAL, SHIPPED, update_readme, write_report
 from ablations.summary import Summary, summarise
 from ablations.table import anchor_table
+from analysis.inversion.comparison import as_text, read_comparison
 from analysis.inversion.table import read_rows
 from analysis.inversion.table import summaries as inversion_summaries
 from sagan_base.cli import Parser
@@ -79,6 +80,7 @@ def page(summaries: dict[str, Summary]) -> str:
             probes=probes,
             compared=probes.comparison(pd.read_csv(probes.RESULTS / "predictions.csv"), probes.runs(probes.RESULTS)),
             inversions=inversions(),
+            comparisons=comparisons(),
             attention_speeds=speeds["attention"],
             masks_speeds=speeds["masks"],
             training_speeds=speeds["training"],
@@ -108,6 +110,12 @@ def inversions() -> list[tuple[str, pd.DataFrame, str]]:
     pages = [path.with_suffix(".md").relative_to(ROOT).as_posix() for path in paths]
     tables = [inversion_summaries(read_rows(path)) for path in paths]
     return list(zip((path.stem.removeprefix("inversion_") for path in paths), tables, pages, strict=True))
+
+
+def comparisons() -> list[str]:
+    """Of each stored comparison of what an inversion minimises, its text."""
+    folders = sorted((ROOT / "analysis" / "results").glob("comparison_*"))
+    return [as_text(*read_comparison(folder), level=3).rstrip() for folder in folders]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""Inversion: the latent code of which a generator makes a given image, guided by the discriminator's attention.
-
-search.py follows the loss of loss.py, whose weights come from saliency.py, and chooses among restarts by distances.py;
-targets.py says what is inverted, report.py and table.py what is left behind. The command is ../invert.py.
+"""Inversion of a picture: what it aims at (targets.py, photograph.py), how it is chosen (config.py), what it minimises
+(loss.py, saliency.py), the search (search.py, lookahead.py, tuning.py), the judges (distances.py, calibration.py), and
+what is written (job.py, report.py, table.py, comparison.py). The command is ../invert.py.
 """
