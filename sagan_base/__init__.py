@@ -3,7 +3,23 @@
 Read next: config.py (every choice there is), generator.py, discriminator.py, training.py.
 """
 
+import os
+import sys
+from types import TracebackType
+
 from sagan_base.extras import require_extra
+
+
+def _interrupted(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    print("interrupted", file=sys.stderr, flush=True)
+    os._exit(130)
+
+
+if sys.argv[:1] == ["-m"]:  # a command is starting; for Ctrl-C while PyTorch is imported, before cli.command
+    sys.excepthook = _interrupted
 
 require_extra("gan", "sagan_base")  # before the imports below, which need its packages
 

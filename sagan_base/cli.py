@@ -21,6 +21,7 @@ from sagan_base.files import check_target, is_utf_8, writable_folder
 from sagan_base.output import unfailing_output
 from sagan_base.typed import MOST
 
+_TOO_LARGE = ("allocate", "array is too big", "verflow")  # what PyTorch and NumPy say of sizes
 INTERRUPTED = 128 + signal.SIGINT  # the exit code a shell gives to a command ended by Ctrl-C
 
 
@@ -89,7 +90,7 @@ def command() -> Iterator[None]:
             print("interrupted; what was kept before is whole", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
         except Exception as error:
-            if not isinstance(error, OSError | MemoryError) and "allocate" not in str(error):  # PyTorch's words
+            if not isinstance(error, OSError | MemoryError) and not any(words in str(error) for words in _TOO_LARGE):
                 raise
             print(f"error: {_line(error)}; what was kept before is whole", file=sys.stderr)
             raise SystemExit(1) from None

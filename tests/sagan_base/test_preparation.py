@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +128,11 @@ def test_ctrl_c_in_preparation_is_one_line_and_130(monkeypatch, tmp_path, capsys
     monkeypatch.setattr(sagan_base.train, "load_data", interrupted)
     assert "interrupted" in refusal(capsys, "--out", tmp_path / "run", code=130)
     assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_while_pytorch_is_imported_is_one_line_and_130(tmp_path):
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nsignal.pause()\n")
+    roots = [str(tmp_path), str(Path(sagan_base.train.__file__).parents[1])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots)}
+    done = subprocess.run([sys.executable, "-m", "sagan_base.train"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

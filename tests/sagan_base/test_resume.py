@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import sagan_base.train
 from sagan_base.checkpoint import checkpoint_files, checkpoint_path, read_checkpoint
 from sagan_base.run_folder import read_metrics
 from sagan_base.training import train
@@ -167,3 +169,25 @@ def test_log_lines_after_the_resumed_step_and_a_line_cut_short_are_dropped(confi
     train(config, tiny_data, out, progress=False)
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert steps == [line["step"] for line in before] == [3, 6, 8]
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on_bit_for_bit(tmp_path, capsys):
+    """The limit of a process's files stands for the disk's: logs still fit, checkpoints do not."""
+    command = [
+        "--resolution", "16", "--generator-width", "8", "--discriminator-width", "8", "--batch-size", "4",
+        "--num-heads", "4", "--steps", "3", "--checkpoint-every", "2",
+    ]  # fmt: skip
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(SystemExit) as stop:
+            sagan_base.train.main([*command, "--out", str(tmp_path / "full")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 1 and "step_00000002.safetensors cannot be written" in last and "File too large" in last
+    for out in ("full", "whole"):
+        assert sagan_base.train.main([*command, "--out", str(tmp_path / out)]) == 0
+    full, whole = (read_checkpoint(tmp_path / out / "model.safetensors").tensors for out in ("full", "whole"))
+    assert full.keys() == whole.keys() and all(torch.equal(full[name], whole[name]) for name in full)
+    assert not list(tmp_path.rglob(".*"))
