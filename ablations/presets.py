@@ -96,7 +96,7 @@ PRESETS: dict[str, Preset] = {
             "digits", "scikit-learn's handwritten digits at 32x32, attention at 16x16: minutes on a CPU core", "digits",
             ModelConfig(32, 1, num_classes=10, latent_dim=64, generator_width=16, discriminator_width=16),
             steps=2000, metrics_every=125, samples=1000, thresholds=(10.0, 4.0, 2.0),
-            checkpoint_every=100, log_every=25, recipe_changes=DIGITS, **ROOM,
+            checkpoint_every=100, log_every=100, recipe_changes=DIGITS, **ROOM,
             # A second thread saves a third of the time on an idle machine and costs many times it on a busy one,
             # where threads wait for each other. With one, the figures do not depend on the number of cores either.
             cpu_threads=1,

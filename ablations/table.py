@@ -26,6 +26,7 @@ def run_table(records: list[Record]) -> pd.DataFrame:
 def with_real(records: list[Record]) -> pd.DataFrame:
     """``run_table`` below a line of the real images that were not trained on."""
     table = run_table(records)
+    table = table.astype({name: "Int64" for name in table.select_dtypes("int")})  # which the line of real images lacks
     real = pd.DataFrame([{"row": REAL} | records[0].real]) if records[0].real else table[:0]
     return pd.concat([real, table])[table.columns]
 

@@ -29,7 +29,7 @@ LATEX = str.maketrans(
 
 def cell(value: Any) -> str:
     """How a value is shown: integers whole, measured numbers with three or four digits, nothing as "-"."""
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return "-"
     if isinstance(value, (bool, np.bool_, str)):
         return str(value)

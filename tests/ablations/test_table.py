@@ -33,6 +33,7 @@ def test_the_table_has_one_line_a_run_below_the_real_images_with_the_published_f
     assert table["parameters"].tolist() == [100_000] * 3
     assert table["minutes"].tolist() == [1.5] * 3
     assert CAVEAT in (tmp_path / "table.md").read_text()
+    assert brief(records).splitlines()[3].split()[1] == "0"  # a seed is a whole number
     assert brief(records).splitlines()[2].split()[:4] == REAL.replace(",", ", ").split()
 
 
