@@ -77,6 +77,7 @@ def page(summaries: dict[str, Summary]) -> str:
             anchors=anchor_table(),
             asterisk=ASTERISK,
             health=screening.health(pd.read_csv(screening.RESULTS)) if screening.RESULTS.exists() else None,
+            trials=len(screening.TRIALS),
             probes=probes,
             compared=probes.comparison(pd.read_csv(probes.RESULTS / "predictions.csv"), probes.runs(probes.RESULTS)),
             inversions=inversions(),
