@@ -32,6 +32,7 @@ from sagan_base.tables import cell, markdown
 
 ROOT = Path(__file__).resolve().parent
 PAGE = ROOT / "RESULTS.md"
+MEASURED = ROOT / "ablations" / "results"  # of the repository, whichever package is installed
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,10 +77,12 @@ def page(summaries: dict[str, Summary]) -> str:
             attention_of_models=attention_of_models(),
             anchors=anchor_table(),
             asterisk=ASTERISK,
-            health=screening.health(pd.read_csv(screening.RESULTS)) if screening.RESULTS.exists() else None,
+            health=screening.health(pd.read_csv(MEASURED / "screening.csv")),
             trials=len(screening.TRIALS),
             probes=probes,
-            compared=probes.comparison(pd.read_csv(probes.RESULTS / "predictions.csv"), probes.runs(probes.RESULTS)),
+            compared=probes.comparison(
+                pd.read_csv(MEASURED / "probes" / "predictions.csv"), probes.runs(MEASURED / "probes")
+            ),
             inversions=inversions(),
             comparisons=comparisons(),
             attention_speeds=speeds["attention"],

@@ -88,18 +88,23 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def writable_folder(option: str, folder: Path) -> None:
+def writable_folder(option: str, folder: Path, keep: bool = True) -> None:
     """Make ``folder`` where it is not there yet, and see that it takes files, before long work whose results it gets.
 
+    Args:
+        keep: False leaves no folder behind that was not there, because more may have to be refused.
     Raises:
         ValueError: nothing can be written there; names ``option``, which gave it.
     """
     if folder.parts[:1] and folder.parts[0].startswith("~"):  # that a shell or ``user_path`` left
         raise ValueError(f"{option}: {folder} names a home that is not known here; give another place")
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        for path in made if not keep else ():
+            path.rmdir()
     except OSError as error:
         reason = "it is a file" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
         raise ValueError(f"{option}: nothing can be written into {folder} ({reason}); give another place") from None

@@ -110,7 +110,7 @@ def _prepare(arguments: argparse.Namespace, group: Processes) -> TrainingRun | N
     measured = arguments.features and column("FD", features_label(arguments.features, data))
     run = TrainingRun(config, data, out, group, _evaluation(arguments, data), evaluated_as=measured, start=start)
     if group.is_first:
-        writable_folder("--out", out)
+        writable_folder("--out", out, keep=False)
         if arguments.features is not None:  # process 0 alone evaluates
             check_evaluation(data, arguments.features, arguments.num_samples, arguments.inception_weights,
                              cache=arguments.cache, device=group.device)  # fmt: skip
