@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +19,26 @@ from tqdm import tqdm
 from sagan_base.data_sources.listing import Listing
 from sagan_base.data_sources.pictures import RESIZE_RULE, quiet_decoding, read_square
 from sagan_base.files import CACHE, atomic_write, kept, writable_folder, write_json
-from sagan_base.typed import read_json
+from sagan_base.typed import from_dict, read_json
 
 SMALL_FILES, SMALL_BYTES = 2000, 64 << 20  # up to both, decoding takes a second or two, so nothing is kept
 CHUNK = 256  # files a thread takes at a time, and what a kill can cost
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """Pictures of one size.
+class Facts:
+    """What is kept beside pixels: their hex SHA-256, and whether the channels of every picture are equal."""
 
-    Attributes:
-        pixels: uint8 [N, channels, resolution, resolution].
-        digest: hex SHA-256 of the pixels.
-        is_grey: whether the channels of every picture are equal.
-    """
-
-    pixels: np.ndarray
     digest: str
     is_grey: bool
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pictures of one size: uint8 [N, channels, resolution, resolution]."""
+
+    pixels: np.ndarray
+    facts: Facts
 
 
 def decode(listing: Listing, resolution: int, channels: int, cache: Path, progress: bool = True) -> Decoded:
@@ -54,18 +55,22 @@ def decode(listing: Listing, resolution: int, channels: int, cache: Path, progre
     if len(states) <= SMALL_FILES and sum(state.st_size for state in states) <= SMALL_BYTES:
         pixels = np.empty(shape, np.uint8)
         _decode_rows(listing, pixels, np.zeros(_num_chunks(listing), np.uint8), progress=False)
-        return Decoded(pixels, *_examine(pixels))
+        return Decoded(pixels, _examine(pixels))
     name = f"{listing.root.name[:40]}-{resolution}x{resolution}x{channels}-{_key(listing, states, shape)}"
     path = cache / "images" / f"{name}.npy"
-    facts = path.with_suffix(".json")
+    beside = path.with_suffix(".json")
     writable_folder(CACHE, path.parent)
     with FileLock(f"{path}.lock"):
         # Copy-on-write: torch wants a writable array, and nothing it writes reaches the file.
         pixels = kept(
             path, lambda path: _mapped(path, "c", shape), lambda: _decode_into(path, listing, shape, progress)
         )
-        digest, is_grey = kept(facts, _read_facts, lambda: write_json(facts, _examine(pixels)))
-    return Decoded(pixels, digest, is_grey)
+        facts = kept(
+            beside,
+            lambda path: from_dict(Facts, read_json(path)),
+            lambda: write_json(beside, asdict(_examine(pixels))),
+        )
+    return Decoded(pixels, facts)
 
 
 def _mapped(path: Path, mode: str, shape: tuple[int, ...]) -> np.memmap:
@@ -73,13 +78,6 @@ def _mapped(path: Path, mode: str, shape: tuple[int, ...]) -> np.memmap:
     if (pixels.shape, pixels.dtype) != (shape, np.uint8):
         raise ValueError(f"{path} holds {pixels.dtype} {pixels.shape}, not {shape}")
     return pixels
-
-
-def _read_facts(path: Path) -> tuple[str, bool]:
-    digest, is_grey = read_json(path)
-    if not isinstance(digest, str) or not isinstance(is_grey, bool):
-        raise ValueError(f"{path} is not what was written")
-    return digest, is_grey
 
 
 def _decode_into(path: Path, listing: Listing, shape: tuple[int, ...], progress: bool) -> None:
@@ -133,14 +131,13 @@ def _num_chunks(listing: Listing) -> int:
     return -(-len(listing.files) // CHUNK)
 
 
-def _examine(pixels: np.ndarray) -> tuple[str, bool]:
-    """The hex SHA-256 of the pixels, and whether every picture has equal channels."""
+def _examine(pixels: np.ndarray) -> Facts:
     digest, is_grey = hashlib.sha256(), True
     for start in range(0, len(pixels), CHUNK):
         part = pixels[start : start + CHUNK]
         digest.update(part)
         is_grey = is_grey and bool((part == part[:, :1]).all())
-    return digest.hexdigest(), is_grey
+    return Facts(digest.hexdigest(), is_grey)
 
 
 def _state(file: Path) -> os.stat_result:

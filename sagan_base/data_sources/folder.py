@@ -28,7 +28,7 @@ def load_listing(listing: Listing, root: Path, resolution: int, channels: int | 
     """The listed pictures, decoded; grey where all of them are and ``channels`` is None."""
     decoded = decode(listing, resolution, channels or 3, cache)
     images = torch.from_numpy(decoded.pixels)
-    if channels is None and decoded.is_grey:
+    if channels is None and decoded.facts.is_grey:
         images = images[:, :1]
     labels = torch.tensor(listing.labels, dtype=torch.int64)
     notes = listing.notes
@@ -40,7 +40,7 @@ def load_listing(listing: Listing, root: Path, resolution: int, channels: int | 
         images=images,
         labels=labels,
         class_names=listing.class_names,
-        fingerprint=fingerprint(images.shape, decoded.digest, labels, listing.class_names),
+        fingerprint=fingerprint(images.shape, decoded.facts.digest, labels, listing.class_names),
         source=f"{listing.root} ({RESIZE_RULE})",
         notes=notes,
     )
