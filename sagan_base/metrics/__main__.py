@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sagan_base.checkpoint import build_networks, load_checkpoint, model_file, read_checkpoint
+from torch import nn
+
+from sagan_base.checkpoint import build_networks, model_file, network_of, read_checkpoint
 from sagan_base.cli import Parser, command, find_device, usage_errors, writable_file, writable_folder
 from sagan_base.data import ImageData, default_cache, load_data
 from sagan_base.files import write_json
@@ -89,14 +91,20 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--batch-size {arguments.batch_size} is not positive")
         if arguments.cache:
             writable_folder("--cache", arguments.cache)
-        trained, _, config = load_checkpoint(arguments.checkpoint)
-        info = read_checkpoint(model_file(arguments.checkpoint), ()).info
+        checkpoint = read_checkpoint(model_file(arguments.checkpoint), ("ema", "discriminator"))
+        config, info = checkpoint.config, checkpoint.info
+        trained, _ = (network_of(checkpoint, part) for part in ("ema", "discriminator"))  # a model is whole, or refused
         spec, channels = arguments.data or config.data, config.model.image_channels
         data = load_data(spec, trained.resolution, channels, cache=arguments.cache)
         data = in_class_order(data, info, trained.num_classes)
         reference = floor = None
         if arguments.held_out is not None:
-            held_out = _held_out(arguments.held_out or spec, bool(arguments.held_out), data, info, arguments.cache)
+            split = "train" if arguments.held_out else "test"  # of a data set named anew all images are held out
+            held_out = _held_out(arguments.held_out or spec, split, data, info, arguments.cache)
+            if held_out.fingerprint == data.fingerprint:
+                raise ValueError(
+                    f"--held-out {arguments.held_out or spec} holds the very images of the training data; give others"
+                )
             reference, floor = halves(held_out)
         if arguments.judge:
             check_classifier_data(data)
@@ -116,7 +124,10 @@ def main(argv: list[str] | None = None) -> int:
         measured["untrained"] = build_networks(config)[0].to(device)
     if floor is not None:
         measured["real"] = floor
-    figures = {column: _measure(what, data, reference, arguments) for column, what in measured.items()}
+    judge = None
+    if arguments.judge:
+        judge, _ = load_classifier(classifier_for(data, arguments.cache or default_cache(), judge_config(data)))
+    figures = {column: _measure(what, data, reference, judge, arguments) for column, what in measured.items()}
     print(_table(figures))
     if floor is not None:
         print(f"(compared with {len(reference):,} held-out images; real: {len(floor):,} other ones)")
@@ -128,7 +139,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measure(
-    what: Generator | ImageData, data: ImageData, reference: ImageData | None, arguments: argparse.Namespace
+    what: Generator | ImageData,
+    data: ImageData,
+    reference: ImageData | None,
+    judge: nn.Module | None,
+    arguments: argparse.Namespace,
 ) -> dict[str, float]:
     """Every figure of a generator's samples, or of real images in their place."""
     values, real = {}, isinstance(what, ImageData)
@@ -148,19 +163,16 @@ def _measure(
         values[CLASS_ACCURACY] = (
             svm_accuracy(train_svm(data), what) if real else class_accuracy(what, data, seed=arguments.seed)
         )
-    if arguments.judge:
-        judge, _ = load_classifier(classifier_for(data, arguments.cache or default_cache(), judge_config(data)))
+    if judge is not None:
         values[JUDGED] = (
             classifier_accuracy(judge, what) if real else judged_accuracy(judge, what, found.labels, arguments.seed)
         )
     return values
 
 
-def _held_out(spec: str, given: bool, data: ImageData, info: Mapping[str, Any], cache: Path | None) -> ImageData:
-    """Images that training never saw, their classes numbered as the model's; of a data set named anew, all of them."""
-    held_out = load_data(spec, data.resolution, data.channels, split="train" if given else "test", cache=cache)
-    if held_out.fingerprint == data.fingerprint:
-        raise ValueError(f"--held-out {spec} holds the very images of the training data; give others")
+def _held_out(spec: str, split: str, data: ImageData, info: Mapping[str, Any], cache: Path | None) -> ImageData:
+    """Images that training never saw, their classes numbered as the model's."""
+    held_out = load_data(spec, data.resolution, data.channels, split=split, cache=cache)
     return in_class_order(held_out, info, data.num_classes)
 
 
@@ -176,8 +188,7 @@ def _table(figures: dict[str, dict[str, float]]) -> str:
 def _reference(spec: str, data: ImageData, info: Mapping[str, Any], cache: Path | None) -> str:
     """What the support vector machine reaches on real images, without which its verdict on samples says little."""
     try:
-        held_out = load_data(spec, data.resolution, data.channels, split="test", cache=cache)
-        held_out = in_class_order(held_out, info, data.num_classes)
+        held_out = _held_out(spec, "test", data, info, cache)
     except ValueError as error:
         return f"(the machine's accuracy on real images is unknown: {error})"
     share = svm_accuracy(train_svm(data), held_out)
