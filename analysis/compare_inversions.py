@@ -30,7 +30,7 @@ from analysis.inversion.comparison import (
     what_saliency_says,
     write_table,
 )
-from analysis.inversion.config import InversionConfig
+from analysis.inversion.config import InversionConfig, add_effort_options
 from analysis.inversion.distances import Distance, efficientnet_distance
 from analysis.inversion.report import shorten, similarity
 from analysis.inversion.search import Inversion, invert
@@ -49,14 +49,11 @@ MAY_DIFFER = ("command", "provenance")  # between the sessions of one comparison
 
 def build_parser() -> Parser:
     parser = Parser("python analysis/compare_inversions.py", __doc__)
-    default = InversionConfig()
     add = parser.add_argument
     add("--pictures", type=whole(2), default=PICTURES, metavar="N", help=f"held-out pictures (default: {PICTURES})")
     add("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS), metavar="NAME",
         help=f"{', '.join(VARIANTS)} (default: all)")  # fmt: skip
-    for name in ("steps", "restarts", "draws"):
-        value = getattr(default, name)
-        add(f"--{name}", type=whole(1), default=value, metavar="N", help=f"of each inversion (default: {value})")
+    add_effort_options(parser)
     add("--data", metavar="SPEC", help="whose held-out pictures (default: of the model's own data)")
     add("--table", action="store_true", help="invert nothing; the table again from the records in --out")
     add("--dry-run", action="store_true", help="say what it takes, and stop")

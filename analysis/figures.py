@@ -23,14 +23,14 @@ from PIL import Image
 
 from analysis.explorer import View, generator_views
 from analysis.head_statistics import head_names
-from analysis.inversion.config import InversionConfig, LossConfig
+from analysis.inversion.config import InversionConfig, LossConfig, add_effort_options
 from analysis.inversion.distances import choose_distance
 from analysis.inversion.job import Job
 from analysis.inversion.report import shorten
 from analysis.inversion.targets import Target, from_file, held_out
 from analysis.loading import Model, add_common_arguments, model_of, out_folder
 from analysis.overlay import against_uniform, captioned, fitted, marked, overlay
-from sagan_base.cli import Parser, command, usage_errors, whole
+from sagan_base.cli import INTERRUPTED, Parser, command, usage_errors
 from sagan_base.extras import install_command, missing_modules
 from sagan_base.files import save_image
 from sagan_base.sampling import to_image
@@ -71,11 +71,7 @@ class Chosen(NamedTuple):
 def build_parser() -> Parser:
     parser = Parser("python analysis/figures.py", __doc__)
     parser.add_argument("--data", metavar="SPEC", help="of the held-out pictures (default: the model's own)")
-    for name in ("steps", "restarts", "draws"):
-        value = getattr(InversionConfig(), name)
-        parser.add_argument(
-            f"--{name}", type=whole(1), default=value, metavar="N", help=f"of each inversion (default: {value})"
-        )
+    add_effort_options(parser)
     add_common_arguments(parser, "figures")
     return parser
 
@@ -100,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
             job = Job(model, distance, each.target, each.target, config, None, out / each.target.name / method)
             numbers = job.done_before() or job.run()
             if numbers["stopped"] == "interrupted":
-                return 130
+                return INTERRUPTED
             with Image.open(job.out / "reconstruction.png") as image:
                 pictures.append((f"{method}: {numbers[distance.name]:.2f}, {numbers['psnr']:.1f} dB", image.copy()))
         rows.append((each.name, pictures))

@@ -123,16 +123,18 @@ def frames(kept: list[Moment], model: Model, row: int, head: int) -> list[Image.
     layer = next(iter(model.generator.attention_layers().values()), None)
     side = max(kept[0].sheet.size)
     pictures = []
+    if layer is not None:
+        height, width = layer.grid
+        middle = height // 2, width // 2
+        name, uniform = head_names(layer)[head], Maps(layer).uniform[head, middle[0] * width + middle[1]]
     for moment in kept:
         shown = [(f"step {moment.step:,}", moment.sheet)]
         if moment.maps is not None:
-            (height, width), sample = layer.grid, moment.images[row, 0]
-            middle = height // 2, width // 2
-            uniform = Maps(layer).uniform[head, middle[0] * width + middle[1]]
+            sample = moment.images[row, 0]
             attention = torch.from_numpy(moment.maps[row, head].astype(np.float64))
             picture, end = overlay(sample, against_uniform(attention, uniform).reshape(layer.key_grid))
             picture = picture.resize((side // sample.shape[-1] * sample.shape[-1],) * 2, Image.Resampling.NEAREST)
-            caption = f"head {head}, {head_names(layer)[head]}: where the middle looks, up to {end:.1f} times uniform"
+            caption = f"head {head}, {name}: where the middle looks, up to {end:.1f} times uniform"
             shown += [("the sample", to_image(sample)), (caption, marked(picture, layer.grid, *middle))]
         pictures.append(captioned([("", shown)], side))
     most = tuple(max(picture.size[axis] for picture in pictures) for axis in (0, 1))

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from analysis.inversion.config import InversionConfig, LossConfig
+from analysis.inversion.config import EFFORT, InversionConfig, LossConfig
 from analysis.inversion.saliency import saliency
 from analysis.loading import Model
 from sagan_base.attention_health import UNIFORM, Maps
@@ -163,7 +163,7 @@ def as_text(frame: pd.DataFrame, settings: dict[str, Any], level: int = 1) -> st
     says, config = settings["saliency"], settings["config"]
     uniform = says["variation"] < UNIFORM
     fixed = InversionConfig()
-    whole = {"pictures": PICTURES} | {name: getattr(fixed, name) for name in ("steps", "restarts", "draws")}
+    whole = {"pictures": PICTURES} | {name: getattr(fixed, name) for name in EFFORT}
     here = config | {"pictures": int(frame["pictures"].min())}
     shortened = [f"{here[name]} {name} instead of {value}" for name, value in whole.items() if here[name] < value]
     shown = frame.assign(

@@ -4,10 +4,13 @@
 equation differ, both can be chosen by name. Read next: loss.py.
 """
 
+import argparse
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
+
+from sagan_base.cli import whole
 
 METHODS = ("saliency", "features", "pixel", "uniform", "other-image")
 WEIGHTED = ("saliency", "uniform", "other-image")
@@ -21,6 +24,9 @@ CHOICES = ("distance", "loss")
 def option(default: Any, about: str, choices: tuple[str, ...] = ()) -> Any:
     """A field of a configuration: ``about`` says what it means, to who reads the class and in the command's help."""
     return field(default=default, metadata={"about": about, "choices": choices})
+
+
+EFFORT = ("steps", "restarts", "draws")  # what the time of an inversion goes with
 
 
 def _check_choices(config: Any) -> None:
@@ -109,6 +115,15 @@ class InversionConfig:
             raise ValueError(f"ramp_up={self.ramp_up} and ramp_down={self.ramp_down} are not parts of the steps")
         if not 0 < self.lookahead_alpha <= 1:
             raise ValueError(f"lookahead_alpha={self.lookahead_alpha} is not in (0, 1]; the published value is 0.5")
+
+
+def add_effort_options(parser: argparse.ArgumentParser) -> None:
+    """An option for each of ``EFFORT``, for commands that leave the other choices as they are."""
+    for name in EFFORT:
+        value = getattr(InversionConfig(), name)
+        parser.add_argument(
+            f"--{name}", type=whole(1), default=value, metavar="N", help=f"of each inversion (default: {value})"
+        )
 
 
 PRESETS = {
