@@ -12,6 +12,7 @@ from typing import Any
 
 from ablations.experiment import Conditions
 from ablations.rows import ROWS, Row
+from sagan_base.attention_health import LayerHealth
 from sagan_base.config import RunConfig
 from sagan_base.files import write_json
 from sagan_base.metrics.names import leading
@@ -41,8 +42,7 @@ class Record:
         gains: residual gain of each attention layer at the end, named as in ``metrics.jsonl``.
         attention_off: distance of the last step's samples with the gains set to 0, over that with them as trained;
             None without attention.
-        attention_health: of every attention layer, as ``sagan_base.attention_health`` reports it; ``distance`` under
-            other maps is over that under the generator's own.
+        attention_health: of every attention layer; ``distance`` is over that under the generator's own maps.
         folder: where it lies.
     """
 
@@ -61,7 +61,7 @@ class Record:
     images_per_second: float
     gains: dict[str, float]
     attention_off: float | None
-    attention_health: dict[str, Any]
+    attention_health: dict[str, LayerHealth]
     provenance: Provenance
     folder: Path = field(default=Path(), compare=False)
 

@@ -10,7 +10,6 @@ import pandas as pd
 
 from ablations.paper import ANCHORS, ASTERISK, CAVEAT, paper_columns
 from ablations.records import Record
-from sagan_base.attention_health import MEASURES
 from sagan_base.files import write_text
 from sagan_base.tables import csv, markdown, text
 from ylg.heads import shown_order
@@ -67,13 +66,12 @@ def _line(record: Record) -> dict[str, Any]:
 def map_columns(record: Record) -> dict[str, float]:
     """How each layer attends, and did untrained, means over its heads; and what other maps than its own do."""
     columns = {}
-    for layer, values in sorted(record.attention_health.items()):
-        for when, health in (("", values), ("untrained ", values["untrained"])):
-            for measure in MEASURES:
-                columns[f"{when}{measure}/{layer}"] = sum(health[measure]) / len(health[measure])
-        for change, times in values.get("distance", {}).items():
+    for layer, trained in sorted(record.attention_health.items()):
+        for when, health in (("", trained), ("untrained ", trained.untrained)):
+            columns |= {f"{when}{measure}/{layer}": mean for measure, mean in health.means().items()}
+        for change, times in trained.distance.items():
             columns[f"times, {change}"] = times
-        for change, size in values["output changes"].items():
+        for change, size in trained.output_changes.items():
             columns[f"output change, {change}/{layer}"] = size
     return columns
 

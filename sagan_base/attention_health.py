@@ -6,10 +6,10 @@ lowers it for free. So ``watch`` also measures the share of the maps' variation 
 ``replaced_maps`` lets a network run with other maps than its own: with their mean over images, or another image's.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -41,9 +41,13 @@ class MapHealth:
     variation: tuple[float, ...]
     between: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if not 0 < len(self.entropy) == len(self.variation) == len(self.between):
+            raise ValueError(f"{self} does not have one value of each measure for a head")
+
     def means(self) -> dict[str, float]:
         """Each measure's mean over the heads."""
-        return {name: sum(values) / len(values) for name, values in asdict(self).items()}
+        return {measure: sum(getattr(self, measure)) / len(self.entropy) for measure in MEASURES}
 
     @property
     def depends_on_image(self) -> bool:
@@ -52,6 +56,21 @@ class MapHealth:
 
 
 MEASURES = tuple(measure.name for measure in fields(MapHealth))
+
+
+@dataclass(frozen=True)
+class LayerHealth(MapHealth):
+    """How one layer attends, and what that is worth.
+
+    Attributes:
+        untrained: the same layer before training: initial maps are not uniform by themselves.
+        output_changes: of its network by the interventions; ``output_changes()`` below.
+        distance: of the generator's samples under each of them; empty in a discriminator.
+    """
+
+    untrained: MapHealth
+    output_changes: dict[str, float]
+    distance: dict[str, float] = field(default_factory=dict)
 
 
 class Maps:
@@ -196,17 +215,13 @@ def attention_health(
     data: ImageData,
     distance: Callable[[], float] | None = None,
     count: int = IMAGES,
-) -> dict[str, dict[str, Any]]:
-    """Every layer's measures on ``count`` real images (discriminator) and samples (generator), as plain JSON.
+) -> dict[str, LayerHealth]:
+    """Every layer's measures, by its name ("generator.attention.16"), on ``count`` real images or samples.
 
     Args:
         generator, discriminator: on one device.
-        untrained: the same networks before training, to compare with: initial maps are not uniform by themselves.
+        untrained: the same networks before training.
         distance: measures the generator's samples; called once within each intervention on it.
-    Returns:
-        By the layer's name ("generator.attention.16"): ``entropy``, ``variation`` and ``between`` per head, the same
-        ``untrained``, ``output changes`` of the network by the interventions, and, for the generator's, the
-        ``distance`` under each of them.
     """
     device = next(generator.parameters()).device
     report = {}
@@ -220,37 +235,30 @@ def attention_health(
             real_batches(data, count, device)
         )  # fmt: skip
         maps, before = watch(network, batches), watch(initial, batches)
-        effects = {"output changes": output_changes(network, batches, maps)}
+        changes, distances = output_changes(network, batches, maps), {}
         if part == "generator" and distance is not None:
-            effects["distance"] = {}
             for name, change in interventions(maps).items():
                 with replaced_maps(network, change):
-                    effects["distance"][name] = distance()
+                    distances[name] = distance()
         for name in maps:
-            health, initially = maps[name].health(), before[name].health()
-            report[f"{part}.{name}"] = {**asdict(health), "untrained": asdict(initially), **effects}
+            health, initially = asdict(maps[name].health()), before[name].health()
+            report[f"{part}.{name}"] = LayerHealth(**health, untrained=initially, output_changes=changes,
+                                                   distance=distances)  # fmt: skip
     return report
 
 
-def logged_health(metrics: dict[str, float]) -> dict[str, dict[str, list[float]]]:
-    """The means over heads that a run logged ("entropy/generator.attention.16"), in the report's form."""
-    report: dict[str, dict[str, list[float]]] = {}
-    for key, value in metrics.items():
-        measure, _, layer = key.partition("/")
-        if measure in MEASURES:
-            report.setdefault(layer, {})[measure] = [value]
-    return report
+def logged_health(metrics: dict[str, float]) -> dict[str, MapHealth]:
+    """The means over heads that a run logged ("entropy/generator.attention.16"), as of one head."""
+    layers = dict.fromkeys(key.partition("/")[2] for key in metrics if key.partition("/")[0] in MEASURES)
+    logged = {layer: [(metrics.get(f"{measure}/{layer}", math.nan),) for measure in MEASURES] for layer in layers}
+    return {layer: MapHealth(*values) for layer, values in logged.items()}
 
 
-def verdict(report: dict[str, dict[str, Any]]) -> str:
+def verdict(report: Mapping[str, MapHealth]) -> str:
     """One line for a person: whether the maps depend on the image, or which layers' do not."""
     if not report:
         return "no attention layer"
-    fixed = [
-        layer
-        for layer, values in report.items()
-        if not MapHealth(*(values[measure] for measure in MEASURES)).depends_on_image
-    ]
+    fixed = [layer for layer, health in report.items() if not health.depends_on_image]
     if not fixed:
         return "attention depends on the image in every layer"
     return (

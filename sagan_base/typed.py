@@ -29,7 +29,7 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """
     if not isinstance(values, dict):
         raise ValueError(f"{cls.__name__} cannot be read from {values!r}; expected an object")
-    names = {f.name for f in fields(cls)}
+    names, values = {f.name for f in fields(cls)}, {name.replace(" ", "_"): value for name, value in values.items()}
     unknown = sorted(set(values) - names)
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {unknown}; its fields are {sorted(names)}")

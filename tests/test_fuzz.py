@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 import sagan_base.train
 from ablations.experiment import Conditions
 from ablations.records import Record, read_record, write_record
+from sagan_base.attention_health import LayerHealth, MapHealth
 from sagan_base.checkpoint import FORMAT, _digest, load_checkpoint, read_checkpoint
 from sagan_base.cli import usage_errors
 from sagan_base.config import AttentionConfig, ModelConfig, Recipe, RunConfig, TrainConfig
@@ -112,10 +113,11 @@ def test_results_and_logs(tmp_path, capsys):
     setting = Conditions("digits", "paper", "noise", "ab" * 32, 16, "float32", 1, (1,), ("classifier",), 10)
     origin = Provenance(0, "2026", "python x", {}, Git(None, None), Machine("Linux", "CPU", 2, 1))
     sizes = {"generator": 1, "discriminator": 1}
+    health = {"generator.attention.8": LayerHealth((0.5,), (0.2,), (0.1,), MapHealth((0.9,), (0.1,), (0.5,)), distance)}
     write_record(
         Record(
-            "ylg", "YLG", 0, CONFIG, setting, distance, distance, distance, (0.1,), sizes, 1, 1.0, 1.0, {}, None, {},
-            origin, tmp_path,
+            "ylg", "YLG", 0, CONFIG, setting, distance, distance, distance, (0.1,), sizes, 1, 1.0, 1.0, {}, None,
+            health, origin, tmp_path,
         )
     )  # fmt: skip
     result, line = read_json(tmp_path / "result.json"), json.dumps({"step": 1, "discriminator_loss": 1.5}).encode()

@@ -11,18 +11,17 @@ from ablations.experiment import Conditions, Experiment, Setting
 from ablations.presets import PRESETS
 from ablations.records import Record, write_record
 from ablations.rows import ROWS
+from sagan_base.attention_health import LayerHealth, MapHealth
 from sagan_base.provenance import Git, Machine, Provenance
 
 GAINS = {"gain/generator.attention.16": 0.1, "gain/discriminator.attention.16": -0.2}
 DISTANCE, OTHERS = "FD (digits classifier)", {f"{name} (digits classifier)": 0.5 for name in ("precision", "recall")}
 HEALTH = {
-    f"{part}.attention.16": {
-        "entropy": [0.5, 0.7], "variation": [0.2, 0.4], "between": [0.1, 0.3],
-        "output changes": {"mean map": 0.1}, "distance": {"mean map": 1.25},
-        "untrained": {"entropy": [0.9], "variation": [0.1], "between": [0.5]},
-    }
+    f"{part}.attention.16": LayerHealth(
+        (0.5, 0.7), (0.2, 0.4), (0.1, 0.3), MapHealth((0.9,), (0.1,), (0.5,)), {"mean map": 0.1}, {"mean map": 1.25}
+    )
     for part in ("discriminator", "generator")
-}  # fmt: skip
+}
 Canned = Callable[..., Record]
 
 

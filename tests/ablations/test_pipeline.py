@@ -177,7 +177,7 @@ def test_the_last_measurement_is_repeated_with_the_gains_at_0_and_with_other_map
     assert record.attention_off == 3.0
     health = record.attention_health
     assert list(health) == ["generator.attention.8", "discriminator.attention.8"]
-    assert health["generator.attention.8"]["distance"] == {"mean map": 4.0, "another image's map": 5.0}
+    assert health["generator.attention.8"].distance == {"mean map": 4.0, "another image's map": 5.0}
     kept = read_record(record.folder)
     assert replace(kept, attention_health=health) == record and kept.attention_health.keys() == health.keys()
 

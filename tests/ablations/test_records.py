@@ -38,6 +38,12 @@ def test_a_half_written_result_is_renamed_and_said_and_nothing_is_lost(canned_ru
         lambda values: values["config"]["training"].update(seed=5),
         lambda values: values["metrics"].update({"FD (digits classifier)": float("nan")}),
         lambda values: values.update(surprise=1),
+        lambda values: values["attention_health"].update({"generator.attention.16": [0.5]}),
+        lambda values: values["attention_health"]["generator.attention.16"].update(entropy="low"),
+        lambda values: values["attention_health"]["generator.attention.16"].update(between=[]),
+        lambda values: values["attention_health"]["generator.attention.16"].update(untrained=None),
+        lambda values: values["attention_health"]["generator.attention.16"].update(distance={"mean map": "far"}),
+        lambda values: values["attention_health"]["generator.attention.16"].pop("output_changes"),
     ],
 )
 def test_a_result_that_lacks_something_is_set_aside(canned_run, damage):
@@ -54,6 +60,13 @@ def test_a_record_reads_back_equal(canned_run):
     assert read_record(record.folder) == record
     assert record.best() == (1.5, 20)  # the first of equals
     assert record.curve("FD (digits classifier)") == [(10, 2.0), (20, 1.5), (30, 1.5)]
+
+
+def test_records_whose_fields_are_spelled_with_spaces_are_read(canned_run):
+    record = canned_run("ylg")
+    text = (record.folder / "result.json").read_text()
+    (record.folder / "result.json").write_text(text.replace("output_changes", "output changes"))
+    assert read_record(record.folder) == record
 
 
 def test_results_of_two_machines_merge_by_copying_folders(canned_run, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from ablations import screening
 from ablations.records import write_record
 from ablations.screening import TRIALS
+from sagan_base.attention_health import LayerHealth, MapHealth
 
 
 def test_every_trial_is_another_network_or_training_of_heads_of_the_same_size():
@@ -27,11 +28,10 @@ def trained(canned_run, monkeypatch):
         names.append(experiment.name)
         config = experiment.config(data)
         matters = config.model.attention.temperature
-        health = {"entropy": [0.5, 0.7], "variation": [0.2, 0.4], "between": [0.1, 0.3]}
-        health["untrained"] = {name: [0.99] for name in health}
-        health["output changes"] = {"mean map": matters / 10}
+        untrained = MapHealth((0.99,), (0.99,), (0.99,))
+        health = LayerHealth((0.5, 0.7), (0.2, 0.4), (0.1, 0.3), untrained, {"mean map": matters / 10})
         layers = {
-            "generator.attention.16": health | {"distance": {"mean map": matters}},
+            "generator.attention.16": replace(health, distance={"mean map": matters}),
             "discriminator.attention.16": health,
         }
         row, setting, folder = experiment.row, experiment.setting.conditions(data), out / experiment.name

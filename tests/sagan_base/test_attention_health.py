@@ -7,6 +7,7 @@ import torch
 
 from sagan_base.attention_health import (
     IMAGES,
+    MapHealth,
     Maps,
     attention_health,
     interventions,
@@ -121,8 +122,8 @@ def test_the_report_names_every_layer_beside_its_untrained_self_and_says_what_it
     report = attention_health(generator, discriminator, networks(), tiny_data, count=12)
     assert list(report) == ["generator.attention.8", "discriminator.attention.8"]
     for values in report.values():
-        assert values["untrained"] == {name: values[name] for name in ("entropy", "variation", "between")}
-        assert min(values["output changes"].values()) > 1e-4
+        assert values.untrained == MapHealth(values.entropy, values.variation, values.between)
+        assert min(values.output_changes.values()) > 1e-4
     assert verdict(report) == "attention depends on the image in every layer"
     for network in (generator, discriminator):
         network.attention["8"].log_temperature.data.fill_(-30.0)
@@ -133,7 +134,7 @@ def test_the_report_names_every_layer_beside_its_untrained_self_and_says_what_it
 def test_a_runs_log_tells_whether_maps_depend_on_the_image():
     layer = "generator.attention.8"
     metrics = {f"gain/{layer}": 3.0, f"entropy/{layer}": 1.0, f"variation/{layer}": 0.01, f"between/{layer}": 0.9}
-    assert logged_health(metrics) == {layer: {"entropy": [1.0], "variation": [0.01], "between": [0.9]}}
+    assert logged_health(metrics) == {layer: MapHealth((1.0,), (0.01,), (0.9,))}
     assert verdict(logged_health(metrics)).startswith(f"the maps of {layer} do not depend on the image")
     metrics[f"variation/{layer}"] = 0.3
     assert verdict(logged_health(metrics)) == "attention depends on the image in every layer"
