@@ -4,11 +4,13 @@ A setting is what all rows of one table share. With its data it comes to conditi
 two runs can stand in one table only if theirs are equal. records.py checks that before anything is trained or drawn.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ablations.presets import Preset
 from ablations.rows import Row
-from ablations.sizes import dcgan_of_equal_size, parameter_counts
+from ablations.sizes import dcgan_of_equal_size
+from sagan_base.blocks import check_attention
 from sagan_base.config import AttentionConfig, ModelConfig, RunConfig, TrainConfig
 from sagan_base.data import ImageData
 
@@ -94,10 +96,6 @@ class Experiment:
         factor = self.row.attention_scale
         return sides if factor == 1 else tuple(min(side * factor, max(possible)) for side in sides)
 
-    def check(self) -> None:
-        """Raises ValueError where the networks cannot be built."""
-        parameter_counts(self.model())
-
     def _attention(self) -> AttentionConfig | None:
         """The row's, with the preset's room where the row leaves it open."""
         attention, preset = self.row.attention, self.setting.preset
@@ -132,3 +130,16 @@ def experiments(rows: tuple[Row, ...], setting: Setting, seeds: tuple[int, ...])
     """All rows with the first seed, then all with the next: a table is balanced at any time."""
     return [Experiment(row, setting, seed) for seed in seeds for row in rows]
 
+
+def check(runs: Iterable[Experiment]) -> None:
+    """Raises ValueError where a network cannot be built, such as heads that do not divide the channels."""
+    for run in {run.row.name: run for run in runs}.values():
+        try:
+            check_attention(run.model())
+        except ValueError as error:
+            if "num_heads" not in str(error):
+                raise
+            attention = run.row.attention
+            raise ValueError(
+                f"{attention.num_heads} heads do not fit {attention.pattern!r} in this network ({error})"
+            ) from None

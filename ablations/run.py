@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from ablations.contrasts import FIRST_SEED, OTHER_SEEDS, ROWS_OF_CONTRASTS, SEEDS
-from ablations.experiment import Experiment, Setting, experiments
+from ablations.experiment import Experiment, Setting, check, experiments
 from ablations.presets import PRESETS, find_preset
 from ablations.rows import PAPER_ROWS, ROWS, TABLE_ROWS, Row, attention, find_rows, row_of
 from ablations.schedule import PILOT, listing, plan, slurm_script
@@ -194,8 +194,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if wanted.setting.data == "imagenet":
             raise ValueError(f"preset {options.preset} needs images; give --data imagenet:PATH (it holds train/)")
-        for run in wanted.runs:
-            run.check()
+        check(wanted.runs)
     from ablations.series import load, run_series  # what trains and measures takes seconds to import
     from sagan_base.distributed import processes
     from sagan_base.training import TrainingInterrupted

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 
-from ablations.experiment import Experiment, Setting
+from ablations.experiment import Experiment, Setting, check
 from ablations.paper import ASTERISK, CAVEAT, PUBLISHED
 from ablations.records import Record, read_record
 from ablations.rows import ROWS
@@ -82,11 +82,11 @@ def listing(runs: list[Experiment]) -> str:
 
 def plan(runs: list[Experiment], out: Path) -> str:
     """One line a run: whether it is finished, goes on, or is new; how long it takes; where it goes."""
+    check(runs)
     setting, left = runs[0].setting, []
     lines = [_setting(setting), ""]
     width = max(30, 2 + max(len(run.name) for run in runs))
     for run in runs:
-        run.check()
         seconds = expected_seconds(run)
         state, share = _state(run, out / run.name)
         left.append(None if seconds is None and share else (seconds or 0) * share)

@@ -1,4 +1,4 @@
-"""Networks in one line, their sizes, counted by building them, and the DCGAN that is as large as a SAGAN."""
+"""Networks in one line, their sizes, and the DCGAN that is as large as a SAGAN."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 
 from sagan_base.checkpoint import build_networks
-from sagan_base.config import ModelConfig, RunConfig
+from sagan_base.config import AttentionConfig, ModelConfig, RunConfig
 from ylg.heads import shown_order
 
 
@@ -28,29 +28,23 @@ def described(model: ModelConfig) -> str:
     return f"{network}{shape}{', queries and keys normalised' * attention.qk_norm}{uniform}, at {sides}"
 
 
-@lru_cache(maxsize=256)
 def parameter_counts(model: ModelConfig) -> tuple[int, int]:
     """Trained numbers of generator and discriminator, but for attention's temperatures, one a head.
 
-    Raises:
-        ValueError: the networks cannot be built, such as heads that do not divide the channels.
+    Masks have none, so dense attention of as many heads stands for every pattern: rows share one count.
     """
+    if (heads := model.attention) is not None:
+        model = replace(model, attention=AttentionConfig("dense", heads.num_heads, "raster", "pool", "parallel",
+                                                         heads.head_dim_qk, heads.head_dim_v))  # fmt: skip
+    return _counts(model)
+
+
+@lru_cache(maxsize=256)
+def _counts(model: ModelConfig) -> tuple[int, int]:
     # A large network is built from shapes alone; a small one sooner for real, as its rules for "meta" import much.
-    device = "meta" if model.resolution > 32 else "cpu"
-    try:
-        with torch.device(device):
-            networks = build_networks(RunConfig(model=model))
-    except ValueError as error:
-        attention = model.attention
-        if attention is None or "num_heads" not in str(error):
-            raise
-        raise ValueError(
-            f"{attention.num_heads} heads do not fit {attention.pattern!r} in this network ({error})"
-        ) from None
-    return tuple(
-        sum(p.numel() for name, p in network.named_parameters() if not name.endswith("log_temperature"))
-        for network in networks
-    )
+    with torch.device("meta" if model.resolution > 32 else "cpu"):
+        networks = build_networks(RunConfig(model=model))
+    return tuple(sum(p.numel() for p in network.parameters()) for network in networks)
 
 
 def dcgan_of_equal_size(model: ModelConfig) -> ModelConfig:

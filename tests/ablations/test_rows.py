@@ -83,6 +83,14 @@ def test_the_masks_of_every_row_are_built_and_differ_from_the_paper_row_where_th
         assert same == (row.name in ("ylg", "ylg_higher", "ylg_sequential", "ylg_biggan")), row.name
 
 
+@pytest.mark.parametrize("name", ["sagan", "ylg", "ylg_attending", "interlaced8", "ylg_sequential", "ylg_higher"])
+def test_counts_are_those_of_the_networks_that_are_built(name):
+    run = Experiment(ROWS[name], SETTING, 0)
+    trained = [dict(network.named_parameters()) for network in build_networks(run.config())]
+    counted = [sum(p.numel() for n, p in part.items() if not n.endswith("log_temperature")) for part in trained]
+    assert tuple(counted) == parameter_counts(run.model())
+
+
 def test_rows_with_attention_have_equal_parameter_counts_but_for_temperatures():
     counts = sizes()
     equal = {name: size for name, size in counts.items() if ROWS[name].attention and ROWS[name].attention_scale == 1}
