@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import FileSystemLoader
 
 from ablations import probes, screening
 from ablations.paper import ASTERISK
@@ -28,7 +28,8 @@ from analysis.inversion.table import summaries as inversion_summaries
 from sagan_base.cli import Parser
 from sagan_base.files import write_text
 from sagan_base.models import model_card, model_names
-from sagan_base.tables import cell, markdown
+from sagan_base.pages import environment
+from sagan_base.tables import cell
 
 ROOT = Path(__file__).resolve().parent
 PAGE = ROOT / "RESULTS.md"
@@ -62,14 +63,10 @@ def read_summaries() -> dict[str, Summary]:
 
 def page(summaries: dict[str, Summary]) -> str:
     """The whole text of RESULTS.md."""
-    environment = Environment(
-        loader=FileSystemLoader(ROOT / "docs"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["markdown"] = markdown
-    environment.filters["table"] = lambda rows, columns: markdown(pd.DataFrame(rows, columns=columns))
     speeds = {kind: read_speeds(kind) for kind in ("attention", "masks", "training")}
     return (
-        environment.get_template("RESULTS.md.jinja")
+        environment(FileSystemLoader(ROOT / "docs"))
+        .get_template("RESULTS.md.jinja")
         .render(
             cards=[model_card(name) for name in model_names()],
             ablations=summaries,

@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.format == "slurm" and not options.list:
             raise ValueError("--format slurm is a form of --list; add --list")
         if options.format == "slurm":
-            print(slurm_script(wanted.runs, wanted.out, options))
+            print(slurm_script(wanted.runs, wanted.out, options), end="")
             return 0
         if options.list:
             print(listing(wanted.runs))

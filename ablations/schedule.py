@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import textwrap
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
@@ -128,30 +127,8 @@ def slurm_script(runs: list[Experiment], out: Path, options: argparse.Namespace)
         same += ["--features", *options.features]
     if runs[0].row.name not in ROWS:
         raise ValueError("--format slurm writes rows by name; this combination has none, so give --rows or --all")
-    return textwrap.dedent(
-        """\
-        #!/bin/bash
-        #SBATCH --job-name=ablation
-        #SBATCH --array=0-{last}
-        #SBATCH --gpus=1
-        #SBATCH --cpus-per-task=8
-        #SBATCH --time=24:00:00
-        #SBATCH --requeue
-        #SBATCH --signal=TERM@120
-        #SBATCH --output=ablation-%A-%a.log
-        # One task a run. A stopped run writes a checkpoint: submit the same script again to go on; finished runs are
-        # skipped. For many GPUs a row, ask for them above and put `torchrun --nproc-per-node N` in place of python.
-        cd {here}
-        ROWS=({rows})
-        SEEDS=({seeds})
-        TASK=$SLURM_ARRAY_TASK_ID
-        exec python {script} --rows "${{ROWS[$TASK]}}" --seed "${{SEEDS[$TASK]}}" \\
-            {same}"""
-    ).format(
-        last=len(runs) - 1,
-        here=shlex.quote(str(Path.cwd())),
-        script=shlex.quote(str(Path(__file__).resolve().with_name("run.py"))),
-        rows=" ".join(run.row.name for run in runs),
-        seeds=" ".join(str(run.seed) for run in runs),
-        same=shlex.join(same),
-    )
+    from sagan_base.pages import render  # takes long to import, and a list shall come at once
+
+    places = {"here": Path.cwd(), "script": Path(__file__).resolve().with_name("run.py")}
+    quoted = {name: shlex.quote(str(place)) for name, place in places.items()}
+    return render("ablations", "array.sh", runs=runs, options=shlex.join(same), **quoted)

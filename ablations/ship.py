@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ablations.records import read_record
 from ablations.sizes import described
 from sagan_base.checkpoint import Checkpoint, export_model, load_checkpoint, read_checkpoint
@@ -20,11 +18,11 @@ from sagan_base.cli import Parser, command, usage_errors
 from sagan_base.files import save_image, write_json, write_text
 from sagan_base.metrics.names import BARE
 from sagan_base.models import SHIPPED, ModelCard, model_card, model_names, resolve_model
+from sagan_base.pages import render
 from sagan_base.provenance import Provenance
 from sagan_base.run_folder import MODEL_FILE, read_metrics
 from sagan_base.sample import load_generator
 from sagan_base.sampling import preview
-from sagan_base.tables import markdown
 from sagan_base.typed import from_dict
 
 
@@ -119,26 +117,7 @@ def _known(values: dict[str, Any]) -> dict[str, Any]:
 
 def card_page(card: ModelCard) -> str:
     """The card as Markdown."""
-    facts = {
-        "Data": card.data,
-        "Licence": card.licence,
-        "Classes": ", ".join(card.classes),
-        "Images": f"{card.resolution}x{card.resolution}, {'grey' if card.image_channels == 1 else 'colour'}",
-        "Network": card.network,
-        "Recipe": card.recipe,
-        "Training": f"{card.steps} steps, seed {card.seed}, {card.seconds / 60:.1f} minutes on {card.hardware}",
-        "Command": f"`{card.command}` at revision {card.revision[:12]}",
-        "File": f"`{card.name}.safetensors`, {card.bytes:,} bytes, SHA-256 `{card.sha256}`",
-        "Intended use": card.intended_use,
-        "Limits": card.limits,
-    }
-    parts = [
-        f"# {card.name}",
-        f"![Samples, a row per class]({card.name}.png)",
-        "\n".join(f"- {name}: {text}" for name, text in facts.items()),
-        markdown(pd.DataFrame(card.metrics.items(), columns=["metric", "value"])),
-    ]
-    return "\n\n".join(parts) + "\n"
+    return render("ablations", "card.md", card=card)
 
 
 def ship(run: Path, name: str, data: str | None = None, destination: Path = SHIPPED) -> ModelCard:

@@ -177,7 +177,8 @@ def main(argv: list[str] | None = None) -> int:
         kept = "the best so far is kept" if rows else "before anything was found; nothing was written"
         print(f"interrupted: {kept}", file=sys.stderr)
     if len(jobs) > 1 and rows:
-        print("\n" + write_tables(rows, out, _heading(model, configs[0], distance)))
+        made_by = {"model": model.describe(), "command": command_line(), "config": configs[0]}
+        print("\n" + write_tables(rows, out, **made_by, distance=distance.name))
         print(f"\nwrote {shorten(out / 'table.md')}, table.csv, and a folder for each picture and method")
     return INTERRUPTED if interrupted else 0
 
@@ -216,19 +217,6 @@ def _files(picture: Path | None) -> list[Path]:
     if picture is None:
         return []
     return list(files_in(picture)) if picture.is_dir() else [picture]
-
-
-def _heading(model: Model, config: InversionConfig, distance: Distance) -> list[str]:
-    chosen_by = "its loss" if config.choose == "loss" else f"{distance.name}, which was not minimised"
-    return [
-        f"{model.describe()}.",
-        "",
-        f"`{command_line()}`",
-        "",
-        f"{config.restarts} restarts from the best of {max(config.draws, config.restarts)} draws, up to {config.steps} "
-        f"steps; the restart is chosen by {chosen_by}. The feature distance favours the methods that minimise "
-        "features, PSNR the one that minimises pixels.",
-    ]
 
 
 if __name__ == "__main__":

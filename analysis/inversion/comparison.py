@@ -22,7 +22,8 @@ from analysis.loading import Model
 from sagan_base.attention_health import UNIFORM, Maps
 from sagan_base.files import write_text
 from sagan_base.holm import holm
-from sagan_base.tables import csv, markdown, rounded, signed, spread
+from sagan_base.pages import render
+from sagan_base.tables import csv, rounded, signed, spread
 from ylg import SparseAttention2d
 
 RECORDS, SETTINGS = "inversions.csv", "settings.json"
@@ -159,13 +160,8 @@ def as_text(frame: pd.DataFrame, settings: dict[str, Any], level: int = 1) -> st
     Args:
         level: of its heading.
     """
-    heading = "#" * level
-    says, config = settings["saliency"], settings["config"]
-    uniform = says["variation"] < UNIFORM
-    fixed = InversionConfig()
-    whole = {"pictures": PICTURES} | {name: getattr(fixed, name) for name in EFFORT}
-    here = config | {"pictures": int(frame["pictures"].min())}
-    shortened = [f"{here[name]} {name} instead of {value}" for name, value in whole.items() if here[name] < value]
+    whole = {"pictures": PICTURES} | {name: getattr(InversionConfig(), name) for name in EFFORT}
+    here = settings["config"] | {"pictures": int(frame["pictures"].min())}
     shown = frame.assign(
         **{
             name: [spread(mean, deviation) for mean, deviation in zip(frame[name], frame[f"{name} sd"], strict=True)]
@@ -179,35 +175,18 @@ def as_text(frame: pd.DataFrame, settings: dict[str, Any], level: int = 1) -> st
     )
     asked = ["saliency against", "pictures", "saliency minus it, 95% interval", "p", "p (Holm)", "verdict"]
     beside = ["variant", "pictures", DISTANCE, "saliency minus it, 95% interval", "PSNR (dB)", "SSIM", "CPU seconds"]
-    return "\n".join(
-        [
-            f"{heading} Does saliency help? {settings['model']}",
-            "",
-            *([f"**A shortened run: {', '.join(shortened)}.** It shows the method; its answers are provisional.", ""]
-              if shortened else []),
-            f"{'**The heads that weigh are uniform over their masks.** ' if uniform else ''}On {says['images']} "
-            f"held-out pictures the maps of the heads that weigh have {says['entropy']:.2f} of the largest entropy and "
-            f"lie {says['variation']:.2f} from uniform (total variation); {says['between images']:.0%} of saliency's "
-            "squared deviation from uniform weights is variance between images.",
-            "",
-            f"`{settings['command']}`: held-out pictures of {settings['data']}, their class given; "
-            f"{config['restarts']} restarts from the best of {config['draws']} draws, {config['steps']} steps. Each "
-            "variant's own loss chooses one restart, whose distances stand here.",
-            "",
-            f"{heading}# The question, fixed beforehand",
-            "",
-            markdown(answers[asked]),
-            "",
-            f"Paired t tests of the {DISTANCE}, adjusted by Holm; intervals are of one comparison. Below 0 "
-            "saliency comes nearer.",
-            "",
-            f"{heading}# Beside it, without verdicts",
-            "",
-            markdown(shown[beside]),
-            "",
-            "Mean ± standard deviation over pictures. PSNR favours what minimises pixels.",
-            "",
-        ]
+    return render(
+        "analysis",
+        "comparison.md",
+        heading="#" * level,
+        settings=settings,
+        says=settings["saliency"],
+        config=settings["config"],
+        uniform=UNIFORM,
+        shortened=[f"{here[name]} {name} instead of {value}" for name, value in whole.items() if here[name] < value],
+        answers=answers[asked],
+        beside=shown[beside],
+        distance=DISTANCE,
     )
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.inversion.report import PLAIN_NAMES, TUNED
 from sagan_base.files import write_text
+from sagan_base.pages import render
 from sagan_base.tables import csv, markdown, spread
 
 TEXT = ["source", "picture", "method", "class", "true_class", "class_given"]
@@ -43,23 +44,18 @@ def summaries(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines).dropna(axis="columns", how="all")
 
 
-def write_tables(rows: Sequence[dict[str, Any]], out: Path, heading: Sequence[str]) -> str:
+def write_tables(rows: Sequence[dict[str, Any]], out: Path, **made_by: Any) -> str:
     """Write table.csv (a row an image) and table.md (means and spread, then a row an image); returns the summary.
 
     Args:
-        heading: lines of text above the tables: model, command, choice of the restart.
+        made_by: for templates/inversions.md: model, command, config, and the name of the distance.
     """
     frame = pd.DataFrame(rows)
     frame = frame.reindex(columns=_columns(frame))
-    summary = markdown(summaries(frame))
-    each = markdown(frame.rename(columns=PLAIN_NAMES))
-    spreads = "Mean ± standard deviation over images."
+    summary, each = summaries(frame), frame.rename(columns=PLAIN_NAMES)
     write_text(out / "table.csv", csv(frame))
-    write_text(
-        out / "table.md",
-        "\n".join(["# Inversions", "", *heading, "", spreads, "", summary, "", "## Each image", "", each, ""]),
-    )
-    return summary
+    write_text(out / "table.md", render("analysis", "inversions.md", summary=summary, each=each, **made_by))
+    return markdown(summary)
 
 
 def _columns(frame: pd.DataFrame) -> list[str]:
