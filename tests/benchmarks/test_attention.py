@@ -32,7 +32,7 @@ def without_flex(attend):
 
 def test_every_way_is_measured_against_ours(benchmark, rows):
     measured = [row for row in rows if "left_out" not in row]
-    assert {row["kind"] for row in measured} == set(KINDS) and len(measured) == 11
+    assert {row["kind"] for row in measured} == set(KINDS) and len(measured) == 15
     assert all(row["error"] < 1e-5 and row["gradient_error"] < 1e-5 and row["both_rounds"] == 3 for row in measured)
     assert measured[0]["both_ratio"] == (1, 1, 1) and measured[0]["method"] == "ours (tiles), ltr_rtl"
 
@@ -68,6 +68,16 @@ def test_a_method_that_takes_too_long_is_left_out(benchmark):
     rows = benchmark.measure("small", benchmark.Case(8, 1), CPU, rounds=1, budget=1, limit=0, memory=1e9)
     assert {row["kind"] for row in rows if "both_ms" in row} == {OURS}
     assert all(row["left_out"].endswith(" s a call") for row in rows if row["kind"] != OURS)
+
+
+def test_what_an_earlier_case_predicts_to_take_too_long_is_not_run(benchmark, rows, monkeypatch):
+    slow = [dict(row, both_ms=(1e3, 1e3, 1e3)) for row in rows if row["kind"] != OURS and "both_ms" in row]
+    monkeypatch.setattr(benchmark, "sdpa", lambda *_: pytest.fail("it was run"))
+    case = benchmark.Case(8, 8, ("ltr_rtl",))  # four times the images
+    found = benchmark.measure("more", case, CPU, rounds=1, budget=1, limit=3, memory=1e9, before=slow)
+    assert all(row["left_out"] == "predicted 4 s a call, not run" for row in found if row["method"].startswith("SDPA"))
+    quick = [dict(row, both_ms=(1, 1, 1)) for row in slow]
+    assert benchmark.predicted_seconds(found[-1], slow + quick) == pytest.approx(0.004)
 
 
 def test_a_wrong_result_stops_the_benchmark(benchmark, monkeypatch):
@@ -119,7 +129,7 @@ def test_a_file_that_holds_no_results_is_refused_by_name(benchmark, tmp_path, ca
     [
         (["--redraw", "none.json"], "none.json"),
         (["--cases", "grid-33"], "unknown case 'grid-33'; use some of grid-16, "),
-        (["--rounds", "0"], "--rounds 0 --seconds 6 --limit 75 --memory 6: each must be above 0"),
+        (["--rounds", "0"], "--rounds 0 --seconds 5 --limit 75 --memory 6: each must be above 0"),
         (["--rounds", "many"], "argument --rounds: invalid int value"),
     ],
 )
