@@ -37,7 +37,7 @@ MEASURED = ROOT / "ablations" / "results"  # of the repository, whichever packag
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser("results.py", __doc__)
+    parser = Parser("python results.py", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where RESULTS.md is stale")
     options = parser.parse_args(argv)
     summaries = read_summaries()

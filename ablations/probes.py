@@ -177,7 +177,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seeds", type=whole(0), nargs="+", default=SEEDS, metavar="SEED", help=f"default: {seeds}")
     add("--steps", type=whole(1), metavar="N", help="of every run (default: the task's own)")
     add("--table", action="store_true", help="run nothing; table and picture from the raw results")
-    add("--out", type=Path, default=RESULTS, metavar="FOLDER", help="default: ablations/results/probes")
+    add("--out", type=Path, default=RESULTS, metavar="DIR", help="default: ablations/results/probes")
     return made
 
 

@@ -17,7 +17,7 @@ from ablations.paper import ASTERISK
 from ablations.records import RESULT, Record, read_records
 from ablations.schedule import PILOT
 from ablations.summary import Summary, summarise
-from sagan_base.cli import Parser, command, usage_errors, writable_folder
+from sagan_base.cli import Parser, command, shared_option, usage_errors, writable_folder
 from sagan_base.files import atomic_write, write_text
 from sagan_base.run_folder import CONFIG_FILE, METRICS_FILE, SAMPLES_FILE
 from sagan_base.tables import csv, latex, markdown, text
@@ -32,8 +32,9 @@ IN_TERMINAL = ("question", "answer", "difference", "seeds", "smallest shown")
 @command()
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("python ablations/report.py", __doc__)
-    parser.add_argument("runs", nargs="?", type=Path, help="folder of runs (default: those in the repository)")
-    parser.add_argument("--out", type=Path, help="where the report goes (default: the folder of runs)")
+    parser.add_argument("runs", nargs="?", type=Path, metavar="RUNS", help="folder of runs (default: those in the "
+                        "repository)")  # fmt: skip
+    shared_option(parser, "--out", "where the report goes (default: the folder of runs)")
     parser.add_argument("--collect", type=Path, metavar="DIR", help="copy the runs' small files to DIR, and stop")
     options = parser.parse_args(argv)
     with usage_errors():

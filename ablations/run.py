@@ -26,7 +26,7 @@ from ablations.experiment import Experiment, Setting, check, experiments
 from ablations.presets import PRESETS, find_preset
 from ablations.rows import PAPER_ROWS, ROWS, TABLE_ROWS, Row, attention, find_rows, row_of
 from ablations.schedule import PILOT, listing, plan, slurm_script
-from sagan_base.cli import INTERRUPTED, Parser, command, usage_errors, whole
+from sagan_base.cli import INTERRUPTED, Parser, command, shared_option, usage_errors, whole
 from sagan_base.config import PRECISIONS, RECIPES
 from sagan_base.metrics.names import FEATURES
 from ylg import ALIGNMENTS, ORDERS
@@ -35,13 +35,13 @@ from ylg.layer import MODES
 
 
 def parser() -> argparse.ArgumentParser:
-    options = Parser("ablations/run.py", __doc__)
+    options = Parser("python ablations/run.py", __doc__)
     which = options.add_argument_group("which rows (one of --pattern, --rows, --all, --extended, --contrasts, --table)")
-    which.add_argument("--pattern", help="one row: dense, fixed, ltr, ltr_rtl, strided, interlaced8, ...")
+    which.add_argument("--pattern", metavar="NAME", help="one row: dense, ltr, ltr_rtl, strided, interlaced8, ...")
     order = which.add_mutually_exclusive_group()
     order.add_argument("--esa", action="store_true", help="enumerate cells by Manhattan distance (default: raster)")
     order.add_argument("--order", choices=list(ORDERS), help="another enumeration; --esa is --order manhattan")
-    which.add_argument("--heads", type=whole(1), help="attention heads of --pattern (default: 8)")
+    which.add_argument("--num-heads", "--heads", type=whole(1), metavar="N", help="of --pattern (default: 8)")
     which.add_argument("--alignment", choices=list(ALIGNMENTS), help="of --pattern (default: rows, as published)")
     which.add_argument("--mode", choices=MODES, help="of --pattern (default: parallel, as published)")
     which.add_argument("--qk-norm", action="store_true", help="of --pattern: normalised queries and keys, with a "
@@ -55,21 +55,18 @@ def parser() -> argparse.ArgumentParser:
 
     how = options.add_argument_group("how")
     how.add_argument("--preset", default="digits", metavar="NAME", help=f"{', '.join(PRESETS)} (default: digits)")
-    how.add_argument("--data", metavar="NAME|folder:PATH", help="other images than the preset's")
+    shared_option(how, "--data", "digits, folder:PATH, ... (default: the preset's)")
     how.add_argument("--recipe", default="paper", metavar="NAME", help=f"{' or '.join(RECIPES)} (default: paper)")
-    how.add_argument("--steps", type=whole(1), help="generator updates (default: the preset's)")
-    how.add_argument("--precision", choices=PRECISIONS, help="default: the preset's")
+    shared_option(how, "--steps", "generator updates (default: the preset's)")
+    how.add_argument("--precision", choices=PRECISIONS, help="numbers of the training (default: the preset's)")
     seeds = how.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=whole(0), help="the seed of a single run per row (default: 0)")
+    shared_option(seeds, "--seed", "of a single run per row (default: 0)")
     seeds.add_argument("--seeds", type=whole(1), metavar="N", help="seeds 0 ... N-1")
-    how.add_argument("--features", nargs="+", choices=FEATURES, help="what distances are measured in; the first leads")
-    how.add_argument(
-        "--inception-weights", type=Path, metavar="FILE", help="adds Inception's FID and IS from this file"
-    )
-    how.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
-    how.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: runs/ablation, with what differs from the default"
-    )
+    how.add_argument("--features", nargs="+", choices=FEATURES, metavar="NAME", help=f"what distances are measured in, "
+                     f"the first leads: {', '.join(FEATURES)} (default: the preset's)")  # fmt: skip
+    shared_option(how, "--inception-weights", "torch-fidelity's Inception weights; adds --features inception")
+    shared_option(how, "--device")
+    shared_option(how, "--out", "folder of the runs (default: runs/ablation, with what differs from the default)")
 
     what = options.add_argument_group("instead of running")
     what.add_argument("--list", action="store_true", help="the rows, their questions, and how long they take")
@@ -127,7 +124,7 @@ def chosen_rows(options: argparse.Namespace) -> tuple[Row, ...]:
     ways = [name for name, given in ways.items() if given]
     if len(ways) > 1:
         raise ValueError(f"{' and '.join(ways)} exclude each other; give one of them")
-    single = ("heads", "alignment", "mode", "order", "esa", "qk_norm")
+    single = ("num_heads", "alignment", "mode", "order", "esa", "qk_norm")
     if ways != ["--pattern"] and (
         given := [f"--{name.replace('_', '-')}" for name in single if getattr(options, name)]
     ):
@@ -138,7 +135,7 @@ def chosen_rows(options: argparse.Namespace) -> tuple[Row, ...]:
             raise ValueError(f"{options.pattern} lies on the grid itself and takes no order; leave {given} out")
         order = options.order or ("manhattan" if options.esa else "raster")
         changes = {name: getattr(options, name) for name in ("alignment", "mode", "qk_norm") if getattr(options, name)}
-        return (row_of(attention(options.pattern, order, options.heads or 8, **changes)),)
+        return (row_of(attention(options.pattern, order, options.num_heads or 8, **changes)),)
     if options.rows:
         return find_rows(options.rows)
     if options.contrasts:

@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = options.add_argument
     add("--trials", nargs="+", choices=list(TRIALS), default=list(TRIALS), metavar="NAME", help="default: all")
     add("--seeds", nargs="+", type=whole(0), default=[SEED], metavar="SEED", help=f"default: {SEED}")
-    add("--steps", type=whole(1), default=STEPS, help=f"default: {STEPS}")
+    add("--steps", type=whole(1), default=STEPS, metavar="N", help=f"default: {STEPS}")
     add("--out", type=Path, default=Path("runs/screening"), metavar="DIR", help="folder of the runs")
     add("--csv", type=Path, default=RESULTS, metavar="FILE", help="the table of all finished runs of --out")
     asked = options.parse_args(argv)

@@ -14,7 +14,7 @@ from typing import Any
 from ablations.records import read_record
 from ablations.sizes import described
 from sagan_base.checkpoint import Checkpoint, export_model, load_checkpoint, read_checkpoint
-from sagan_base.cli import Parser, command, usage_errors
+from sagan_base.cli import Parser, command, shared_option, usage_errors
 from sagan_base.files import save_image, write_json, write_text
 from sagan_base.metrics.names import BARE
 from sagan_base.models import SHIPPED, ModelCard, model_card, model_names, resolve_model
@@ -157,14 +157,14 @@ def refresh(destination: Path = SHIPPED) -> list[Path]:
 
 @command()
 def main(argv: list[str] | None = None) -> None:
-    options = Parser("ablations/ship.py", __doc__)
+    options = Parser("python ablations/ship.py", __doc__)
     options.add_argument(
         "run", nargs="?", type=Path, metavar="RUN", help="folder of a finished run of training or of ablations/run.py"
     )
-    options.add_argument("--name", help="what --model will call it")
-    options.add_argument("--data", metavar="SPEC", help="how users load its data, where the run had it from a folder")
+    options.add_argument("--name", metavar="NAME", help="what --model will call it")
+    shared_option(options, "--data", "how users load its data, where the run had it from a folder")
     options.add_argument("--refresh", action="store_true", help="write pages and sheets again instead")
-    options.add_argument("--out", type=Path, default=SHIPPED, metavar="DIR", help="default: the package's own folder")
+    shared_option(options, "--out", "where it goes (default: the package's own folder)", default=SHIPPED)
     arguments = options.parse_args(argv)
     with usage_errors():
         if arguments.refresh == bool(arguments.run) or bool(arguments.run) != bool(arguments.name):

@@ -27,7 +27,7 @@ from analysis.inversion.targets import Target, codes, from_file, generated, held
 from analysis.loading import Model, add_common_arguments, out_folder
 from analysis.overlay import against_uniform, at_least, captioned, fitted, marked, overlay
 from sagan_base.attention_health import IMAGES, Batches, real_batches, watch
-from sagan_base.cli import Parser, command, usage_errors, whole
+from sagan_base.cli import Parser, command, shared_option, usage_errors, whole
 from sagan_base.files import atomic_write, save_image, write_json
 from sagan_base.provenance import provenance
 from sagan_base.sampling import generate, to_image
@@ -38,12 +38,12 @@ MOST_SHOWN = 12
 
 
 def build_parser() -> Parser:
-    parser = Parser("python analysis/attention_maps.py", __doc__.split("\n\n")[0])
+    parser = Parser("python analysis/attention_maps.py", __doc__)
     parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="real images to look at")
     parser.add_argument("--generated", type=whole(0), metavar="N", help="images to generate (default: 2)")
     parser.add_argument("--held-out", type=whole(0), default=0, metavar="N", help="test images of the model's data set")
-    parser.add_argument("--data", metavar="SPEC", help="of --held-out and of the statistics (default: the model's own)")
-    parser.add_argument("--class", dest="label", metavar="CLASS", help="of the generated images (default: one each)")
+    shared_option(parser, "--data", "of --held-out and of the statistics (default: the model's own)")
+    shared_option(parser, "--class", "of the generated images (default: one each)", dest="label")
     parser.add_argument(
         "--query", nargs=2, type=int, metavar=("ROW", "COL"), help="query shown in the PNG (default: the middle)"
     )

@@ -10,14 +10,14 @@ from analysis.inversion.calibration import calibrate, write_calibration
 from analysis.inversion.distances import choose_distance
 from analysis.inversion.report import shorten
 from analysis.loading import add_common_arguments, model_of
-from sagan_base.cli import Parser, command, usage_errors, whole, writable_folder
+from sagan_base.cli import Parser, command, shared_option, usage_errors, whole, writable_folder
 
 
 @command()
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("python analysis/calibrate.py", __doc__)
     parser.add_argument("--pictures", type=whole(2), default=500, metavar="N", help="held-out pictures (default: 500)")
-    parser.add_argument("--data", metavar="SPEC", help="whose test split (default: of the model's own data)")
+    shared_option(parser, "--data", "whose test split (default: of the model's own data)")
     add_common_arguments(parser, None)
     arguments = parser.parse_args(argv)
     with usage_errors():

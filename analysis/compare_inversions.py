@@ -36,7 +36,7 @@ from analysis.inversion.report import shorten, similarity
 from analysis.inversion.search import Inversion, invert
 from analysis.inversion.targets import Target, held_out
 from analysis.loading import Model, add_common_arguments, model_of, out_folder
-from sagan_base.cli import INTERRUPTED, Parser, command, usage_errors, whole
+from sagan_base.cli import INTERRUPTED, Parser, command, shared_option, usage_errors, whole
 from sagan_base.extras import require_extra
 from sagan_base.files import write_json, write_text
 from sagan_base.images import evenly_spaced
@@ -54,7 +54,7 @@ def build_parser() -> Parser:
     add("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS), metavar="NAME",
         help=f"{', '.join(VARIANTS)} (default: all)")  # fmt: skip
     add_effort_options(parser)
-    add("--data", metavar="SPEC", help="whose held-out pictures (default: of the model's own data)")
+    shared_option(parser, "--data", "whose held-out pictures (default: of the model's own data)")
     add("--table", action="store_true", help="invert nothing; the table again from the records in --out")
     add("--dry-run", action="store_true", help="say what it takes, and stop")
     add_common_arguments(parser, "comparison", "all random draws")

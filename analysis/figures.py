@@ -30,7 +30,7 @@ from analysis.inversion.report import shorten
 from analysis.inversion.targets import Target, from_file, held_out
 from analysis.loading import Model, add_common_arguments, model_of, out_folder
 from analysis.overlay import against_uniform, captioned, fitted, marked, overlay
-from sagan_base.cli import INTERRUPTED, Parser, command, usage_errors
+from sagan_base.cli import INTERRUPTED, Parser, command, shared_option, usage_errors
 from sagan_base.extras import install_command, missing_modules
 from sagan_base.files import save_image
 from sagan_base.sampling import to_image
@@ -70,7 +70,7 @@ class Chosen(NamedTuple):
 
 def build_parser() -> Parser:
     parser = Parser("python analysis/figures.py", __doc__)
-    parser.add_argument("--data", metavar="SPEC", help="of the held-out pictures (default: the model's own)")
+    shared_option(parser, "--data", "of the held-out pictures (default: the model's own)")
     add_effort_options(parser)
     add_common_arguments(parser, "figures")
     return parser

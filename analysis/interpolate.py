@@ -19,7 +19,7 @@ from torch import Tensor
 from analysis.inversion.report import shorten
 from analysis.loading import Model, add_common_arguments, model_of, out_folder
 from analysis.overlay import at_least, captioned
-from sagan_base.cli import Parser, command, usage_errors, whole
+from sagan_base.cli import Parser, command, shared_option, usage_errors, whole
 from sagan_base.files import read_arrays, save_image
 from sagan_base.sampling import generate, to_image
 
@@ -53,14 +53,15 @@ def closed_walk(points: Tensor, frames: int) -> Tensor:
 
 
 def build_parser() -> Parser:
-    parser = Parser("python analysis/interpolate.py", __doc__.split("\n\n")[0])
-    parser.add_argument("--class", dest="label", metavar="CLASS", help="number or name (default: the first class)")
+    parser = Parser("python analysis/interpolate.py", __doc__)
+    shared_option(parser, "--class", "number or name (default: the first class)", dest="label")
     parser.add_argument("--between", nargs="+", type=Path, metavar="NPZ", help="latent.npz files of inversions")
-    parser.add_argument("--points", type=whole(2), default=4, help="random codes on the way (default: 4)")
-    parser.add_argument("--frames", type=whole(1), default=24, help="pictures from one code to the next (default: 24)")
-    parser.add_argument("--rate", type=float, default=20, help="pictures a second (default: 20)")
-    parser.add_argument("--format", choices=("gif", "webp"), default="gif", help="of the animation (default: gif)")
-    parser.add_argument("--size", type=whole(1), default=128, help="side of the animation in pixels (default: 128)")
+    add = parser.add_argument
+    add("--points", type=whole(2), default=4, metavar="N", help="random codes on the way (default: 4)")
+    add("--frames", type=whole(1), default=24, metavar="N", help="pictures from one code to the next (default: 24)")
+    shared_option(parser, "--rate", "pictures a second (default: 20)", default=20)
+    add("--format", choices=("gif", "webp"), default="gif", help="of the animation (default: gif)")
+    add("--size", type=whole(1), default=128, metavar="N", help="side of the animation in pixels (default: 128)")
     add_common_arguments(parser, "walk", "the codes")
     return parser
 
@@ -69,8 +70,6 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     with usage_errors():
-        if not arguments.rate > 0:
-            raise ValueError(f"--rate {arguments.rate} is not positive")
         if not 0.01 <= arguments.rate <= 1000:
             raise ValueError(f"--rate {arguments.rate} is no speed of a film; use 0.01 to 1000 pictures a second")
         if arguments.size > LARGEST[arguments.format]:

@@ -5,7 +5,9 @@
     python analysis/invert.py --held-out 20 --generated 20 --method saliency features pixel
 
 One picture gives reconstruction.png, comparison.png, latent.npz, metrics.json and explorer.html, a page that shows
-for every query where each head of both networks looks. Several give a folder each, and a table of all.
+for every query where each head of both networks looks. Several give a folder each, and a table of all. Settings that
+are left out are those of --preset. Ctrl-C keeps the best so far; exit codes: 0 done, 2 a mistake in the command or its
+files, 130 interrupted.
 """
 
 import argparse
@@ -16,7 +18,7 @@ from typing import Any
 
 from analysis.fitting_model import DEFAULT_CHOICE, fitting_model
 from analysis.inversion.calibration import standing
-from analysis.inversion.config import METHODS, PRESETS, InversionConfig, LossConfig
+from analysis.inversion.config import EFFORT, METHODS, PRESETS, InversionConfig, LossConfig
 from analysis.inversion.distances import Distance, choose_distance
 from analysis.inversion.job import Job
 from analysis.inversion.loss import InversionLoss
@@ -33,22 +35,18 @@ from analysis.inversion.targets import (
     held_out,
 )
 from analysis.loading import Model, add_common_arguments, out_folder
-from sagan_base.cli import INTERRUPTED, Parser, command, usage_errors, whole
+from sagan_base.cli import INTERRUPTED, Parser, command, shared_option, usage_errors, whole
 from sagan_base.options import argument_kind
 from sagan_base.provenance import command_line
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser("python analysis/invert.py", __doc__.split("\n\n")[0])
-    parser.epilog = (
-        "The settings left out are those of --preset. Ctrl-C keeps the best so far. Exit codes: 0 done, 2 a "
-        "mistake in the command or its files, 130 interrupted."
-    )
+    parser = Parser("python analysis/invert.py", __doc__)
     what = parser.add_argument_group("what to invert")
     what.add_argument("picture", nargs="?", type=Path, metavar="PICTURE", help="an image file, or a folder of them")
     what.add_argument("--held-out", type=whole(0), default=0, metavar="N", help="N test images of the model's data set")
     what.add_argument("--generated", type=whole(0), default=0, metavar="N", help="N images the model makes, of known z")
-    what.add_argument("--data", metavar="SPEC", help="data set of --held-out (default: the model's own)")
+    shared_option(what, "--data", "data set of --held-out (default: the model's own)")
     what.add_argument("--limit", type=whole(1), metavar="N", help="at most N pictures of the folder")
     what.add_argument(
         "--crop", choices=CROPS, help="the largest centred square (default), or all, on a square of its border's colour"
@@ -58,26 +56,22 @@ def build_parser() -> argparse.ArgumentParser:
         help="take this box out of the picture first, in pixels of the upright picture",
     )  # fmt: skip
     what.add_argument("--negative", action="store_true", help="exchange light and dark of the pictures first")
-    what.add_argument("--class", dest="label", metavar="CLASS", help="its number or name (default: searched)")
+    shared_option(what, "--class", "its number or name (default: searched)", dest="label")
     what.add_argument(
         "--true-class", action="store_true",
         help="use the class that is known: of held-out and generated images, and of files in a folder named by class",
     )  # fmt: skip
+    add_common_arguments(parser, "inversion", default=DEFAULT_CHOICE)
     how = parser.add_argument_group("how")
     how.add_argument("--preset", choices=sorted(PRESETS), default="default", help="'published' is the authors' program")
     how.add_argument(
-        "--method", nargs="+", choices=METHODS, default=["saliency"],
-        help="what is minimised: the paper's, a baseline (features, pixel), or a control of what weighs (uniform: "
-        "attention that says nothing; other-image: the saliency of the next picture, or of a generated one)",
+        "--method", nargs="+", choices=METHODS, default=["saliency"], metavar="NAME",
+        help="what is minimised: the paper's (saliency, the default), a baseline (features, pixel), or a control of "
+        "what weighs (uniform: attention that says nothing; other-image: the saliency of the next picture, or of a "
+        "generated one)",
     )  # fmt: skip
-    for part in (LossConfig, InversionConfig):
-        for field in fields(part):
-            if field.name not in ("loss", "method", "tune_steps"):
-                about, choices = field.metadata["about"], field.metadata["choices"]
-                kind = {"choices": choices} if choices else argument_kind(part, field.name)
-                kind |= {"metavar": "H"} if field.name == "heads" else {}
-                shown = "" if field.default is None else f" (default: {field.default})"
-                how.add_argument("--" + field.name.replace("_", "-"), help=about + shown, **kind)
+    for name in (*EFFORT, "seed", "choose"):
+        _add_setting(how, InversionConfig, name)
     how.add_argument(
         "--tune-generator", dest="tune_steps", type=int, nargs="?", const=200, metavar="STEPS",
         help="then adapt the generator's weights to the picture (200 steps if no number is given); its result is "
@@ -87,8 +81,22 @@ def build_parser() -> argparse.ArgumentParser:
         "--lpips", nargs=2, type=Path, metavar=("VGG16", "LPIPS"),
         help="weights of torchvision's VGG16 and of LPIPS 'vgg' 0.1: restarts are then chosen by LPIPS",
     )  # fmt: skip
-    add_common_arguments(parser, "inversion", default=DEFAULT_CHOICE)
+    for title, part in (("details of the loss", LossConfig), ("details of the search", InversionConfig)):
+        group = parser.add_argument_group(title)
+        for field in fields(part):
+            if field.name not in (*EFFORT, "seed", "choose", "loss", "method", "tune_steps"):
+                _add_setting(group, part, field.name)
     return parser
+
+
+def _add_setting(group: argparse._ArgumentGroup, part: type, name: str) -> None:
+    """The option of a field of a configuration."""
+    field = part.__dataclass_fields__[name]
+    about, choices = field.metadata["about"], field.metadata["choices"]
+    kind = {"choices": choices} if choices else argument_kind(part, name)
+    kind |= {"metavar": "H"} if name == "heads" else {}
+    shown = "" if field.default is None else f" (default: {field.default})"
+    group.add_argument("--" + name.replace("_", "-"), help=about + shown, **kind)
 
 
 def configs_of(arguments: argparse.Namespace) -> list[InversionConfig]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sagan_base.checkpoint import load_checkpoint, model_file, read_checkpoint
-from sagan_base.cli import find_device, whole, writable_folder
+from sagan_base.cli import find_device, shared_option, whole, writable_folder
 from sagan_base.data import ImageData, load_data
 from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator
@@ -99,34 +99,23 @@ class Model:
 def add_common_arguments(
     parser: argparse.ArgumentParser, results: str | None, seed_of: str | None = None, default: str = DEFAULT_MODEL
 ) -> None:
-    """``--model``, ``--checkpoint``, ``--device``, ``--threads``, ``--out`` and, where something is drawn, ``--seed``.
+    """A group of ``--model``, ``--checkpoint``, ``--out``, ``--seed`` (where something is drawn), and the machine's.
 
     Args:
         results: the folder below ``runs`` where results go by default; None: they go to the cache.
         default: says which model is taken.
     """
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument(
-        "--model", metavar="NAME", help=f"a model that ships: {', '.join(model_names())} (default: {default})"
-    )
-    group.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="a .safetensors file or run folder written by training; or the authors' TensorFlow variables (.npz, "
-        "checkpoint prefix)",
-    )
-    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
-    parser.add_argument(
-        "--threads",
-        type=whole(1),
-        metavar="N",
-        help=f"threads on a CPU (default: 1 up to {SMALL}x{SMALL}, PyTorch's choice above)",
-    )
+    group = parser.add_argument_group("model, results and machine")
+    model, models = group.add_mutually_exclusive_group(), ", ".join(model_names())
+    model.add_argument("--model", metavar="NAME", help=f"a model that ships: {models} (default: {default})")
+    model.add_argument("--checkpoint", type=Path, metavar="FILE", help="a .safetensors file or run folder written by "
+                       "training; or the authors' TensorFlow variables (.npz, checkpoint prefix)")  # fmt: skip
+    shared_option(group, "--out", f"results (default: {f'runs/{results}/NAME' if results else 'the cache'})")
     if seed_of:
-        parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help=f"of {seed_of} (default: 0)")
-    usual = f"runs/{results}/NAME" if results else "the cache"
-    parser.add_argument("--out", type=Path, metavar="DIR", help=f"results (default: {usual})")
+        shared_option(group, "--seed", f"of {seed_of} (default: 0)", default=0)
+    shared_option(group, "--device")
+    group.add_argument("--threads", type=whole(1), metavar="N", help=f"of a CPU (default: 1 up to {SMALL}x{SMALL}, "
+                       "PyTorch's choice above)")  # fmt: skip
     parser.set_defaults(results=results)
 
 

@@ -39,7 +39,7 @@ from analysis.pattern_book.study import (
     prepare,
 )
 from sagan_base import tables
-from sagan_base.cli import Parser, command, usage_errors, writable_file, writable_folder
+from sagan_base.cli import Parser, command, shared_option, usage_errors, writable_file, writable_folder
 from sagan_base.files import write_text
 from ylg import ALIGNMENTS, LAYOUTS, ORDERS, grid_order, information_flow_graph, pattern_names, sparse_step_masks
 from ylg.grid_flow import relays
@@ -134,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
     add("--stride", metavar="S|ROWSxCOLS", help="size of the blocks; the side, or sides, of patterns native to grids")
     add("--alignment", nargs="+", default=tuple(ALIGNMENTS), metavar="NAME", help="pool, tile, rows (default: all)")
     add("--query", nargs=2, type=int, metavar=("ROW", "COL"), help="the query whose view is drawn, counted from 0")
-    add("--out", type=Path, default=Path("runs/patterns"), metavar="FOLDER", help="default: runs/patterns")
+    shared_option(made, "--out", "results (default: runs/patterns)", default=Path("runs/patterns"))
     add("--overview", type=Path, metavar="STEM", help="draw only the picture of the README, STEM.png and STEM.svg")
     return made
 

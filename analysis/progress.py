@@ -26,7 +26,7 @@ from analysis.inversion.report import shorten
 from analysis.loading import Model, load_model
 from analysis.overlay import against_uniform, at_least, captioned, marked, overlay
 from sagan_base.attention_health import Maps
-from sagan_base.cli import Parser, command, usage_errors, whole, writable_folder
+from sagan_base.cli import Parser, command, shared_option, usage_errors, whole, writable_folder
 from sagan_base.files import atomic_write, save_image
 from sagan_base.run_folder import MAPS_SUFFIX, SAMPLES_FOLDER, read_metrics
 from sagan_base.sampling import sheet_images, to_image
@@ -153,9 +153,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser("python analysis/progress.py", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a training run")
     parser.add_argument("--head", type=whole(0), default=0, metavar="H", help="of the generator (default: 0)")
-    parser.add_argument("--class", dest="label", metavar="CLASS", help="number or name of a row (default: the first)")
-    parser.add_argument("--rate", type=float, default=4, help="steps a second (default: 4)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="results (default: runs/progress/NAME)")
+    shared_option(parser, "--class", "number or name of a row (default: the first)", dest="label")
+    shared_option(parser, "--rate", "steps a second (default: 4)", default=4)
+    shared_option(parser, "--out", "results (default: runs/progress/NAME)")
     arguments = parser.parse_args(argv)
     with usage_errors():
         kept = moments(arguments.run)
@@ -167,8 +167,6 @@ def main(argv: list[str] | None = None) -> int:
         wanted = model.class_names[model.label(arguments.label)] if arguments.label else names[0]
         if wanted not in names:
             raise ValueError(f"--class {arguments.label} has no row on the sheets; use one of {', '.join(names)}")
-        if not arguments.rate > 0:
-            raise ValueError(f"--rate {arguments.rate} is not positive")
         out = arguments.out or Path("runs") / "progress" / arguments.run.resolve().name
         writable_folder("--out", out)
     if layers and kept[-1].maps is None:

@@ -22,7 +22,7 @@ from analysis.inversion.report import shorten
 from analysis.loading import Model, add_common_arguments, model_of, out_folder
 from analysis.neighbours import Encoder, encoded, encoder, nearest
 from analysis.overlay import at_least, captioned
-from sagan_base.cli import Parser, command, usage_errors, whole
+from sagan_base.cli import Parser, command, shared_option, usage_errors, whole
 from sagan_base.data import ImageData
 from sagan_base.files import save_image, write_json
 from sagan_base.provenance import provenance
@@ -35,9 +35,8 @@ MOST_ROWS = 20
 
 
 def build_parser() -> Parser:
-    parser = Parser("python analysis/samples.py", __doc__.split("\n\n")[0])
-    parser.add_argument("--class", dest="labels", nargs="+", metavar="CLASS", help="numbers or names (default: the "
-                        f"first {MOST_ROWS})")  # fmt: skip
+    parser = Parser("python analysis/samples.py", __doc__)
+    shared_option(parser, "--class", f"numbers or names (default: the first {MOST_ROWS})", dest="labels", nargs="+")
     parser.add_argument("--number", type=whole(2), default=10, metavar="N", help="images a row (default: 10)")
     parser.add_argument(
         "--neighbours", type=whole(0), default=5, metavar="K", help="training images a row; 0: none (default: 5)"
@@ -46,7 +45,7 @@ def build_parser() -> Parser:
         "--features", choices=("pixels", "efficientnet"), default="pixels",
         help="in which images are near: pixels, or EfficientNet-Lite0's (extra 'features'; slower)",
     )  # fmt: skip
-    parser.add_argument("--data", metavar="SPEC", help="training data (default: the model's own)")
+    shared_option(parser, "--data", "training data (default: the model's own)")
     add_common_arguments(parser, "samples", "the latents")
     return parser
 

@@ -345,7 +345,7 @@ def read_results(path: Path) -> dict:
 
 @command()
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser("benchmarks/attention.py", __doc__.split("\n\n")[0])
+    parser = Parser("python benchmarks/attention.py", __doc__.split("\n\n")[0])
     parser.add_argument("--cases", nargs="+", metavar="CASE", help=f"of {', '.join(CASES)} (default: for the device)")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     parser.add_argument("--rounds", type=int, default=11, help="in which all methods take turns (default: %(default)s)")

@@ -24,7 +24,7 @@ CASES = ("grid-32-batch-64", "grid-32-batch-64-bfloat16", "grid-64-batch-16-bflo
 
 @command()
 def main() -> int:
-    parser = Parser("benchmarks/gpu_check.py", __doc__.split("\n\n")[0])
+    parser = Parser("python benchmarks/gpu_check.py", __doc__.split("\n\n")[0])
     parser.add_argument("--no-timing", action="store_true", help="only the tests")
     options = parser.parse_args()
     with usage_errors():

@@ -155,7 +155,7 @@ def head_dims(word: str) -> tuple[int, int]:
 
 @command()
 def main() -> None:
-    parser = Parser("benchmarks/kernel_report.py", __doc__.split("\n\n")[0])
+    parser = Parser("python benchmarks/kernel_report.py", __doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--capability", type=int, default=90, choices=CAPABILITIES, help="compute capability of the GPU (default: 90)")
     add("--grid", type=int, default=32, help="side of the query grid; keys have half (default: 32)")

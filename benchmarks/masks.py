@@ -99,7 +99,7 @@ def _digest(masks: Sequence[csr_array] | np.ndarray) -> str:
 
 @command()
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser("benchmarks/masks.py", __doc__.split("\n\n")[0])
+    parser = Parser("python benchmarks/masks.py", __doc__.split("\n\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64, 128], help="sides of the key grid")
     parser.add_argument("--repeats", type=int, default=3, help="of which the median time is taken (default: 3)")
     parser.add_argument("--out", type=Path, help="write the figures, with versions and machine, to this JSON file")

@@ -126,7 +126,7 @@ def summary(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
 
 @command()
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser("benchmarks/training.py", __doc__.split("\n\n")[0])
+    parser = Parser("python benchmarks/training.py", __doc__.split("\n\n")[0])
     parser.add_argument("--resolution", type=int, default=32, help="side of the images (default: 32)")
     parser.add_argument("--width", type=int, default=32, help="channels of both networks' widest map (default: 32)")
     parser.add_argument("--batch-size", type=int, default=16, help="images per update (default: 16)")

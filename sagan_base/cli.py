@@ -65,6 +65,13 @@ def _finite_number(text: str) -> float:
     return number
 
 
+def positive(text: str) -> float:
+    """The ``type`` of an option that is a finite number above 0."""
+    if (value := _finite_number(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
 def whole(least: int) -> Callable[[str], int]:
     """The ``type`` of an option that is a whole number, ``least`` or more."""
 
@@ -74,6 +81,27 @@ def whole(least: int) -> Callable[[str], int]:
         return value
 
     return number
+
+
+CACHE_HELP = "of decoded images, classifiers and statistics (default: $YLG_CACHE, or ylg in the user's cache folder)"
+_SHARED: dict[str, dict[str, Any]] = {  # what an option of several commands is in each of them
+    "--batch-size": {"type": whole(1), "metavar": "N"},
+    "--cache": {"type": Path, "metavar": "DIR"},
+    "--class": {"metavar": "CLASS"},
+    "--data": {"metavar": "SPEC"},
+    "--device": {"metavar": "NAME", "help": "cpu, cuda, cuda:1, ... (default: a GPU where there is one)"},
+    "--inception-weights": {"type": Path, "metavar": "FILE"},
+    "--num-samples": {"type": whole(1), "metavar": "N"},
+    "--out": {"type": Path, "metavar": "DIR"},
+    "--rate": {"type": positive, "metavar": "X"},
+    "--seed": {"type": whole(0), "metavar": "N"},
+    "--steps": {"type": whole(1), "metavar": "N"},
+}
+
+
+def shared_option(to: argparse._ActionsContainer, name: str, about: str | None = None, **more: Any) -> None:
+    """Add an option that several commands have, to a parser or a group; ``about`` is its help in this one."""
+    to.add_argument(name, **_SHARED[name] | ({"help": about} if about else {}) | more)
 
 
 @contextmanager

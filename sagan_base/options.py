@@ -73,12 +73,12 @@ HELP: dict[type, dict[str, str]] = {
         "standing_statistics": "batches on which the averaged generator's batch statistics are measured anew",
     },
 }
-_GROUPS = {
+_GROUPS = {  # in the order of the help: what nearly every command line needs comes first
+    TrainConfig: "training",
     ModelConfig: "network",
     AttentionConfig: "attention",
     Recipe: "recipe",
     NumericsConfig: "numerics (part of the recipe)",
-    TrainConfig: "training",
 }
 _PRESET_FIELDS = {"attention", "numerics", "name"}  # filled from the other groups, or by --recipe
 
@@ -90,10 +90,10 @@ def option_fields(part: type) -> list[str]:
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--recipe`` and one option per field of the network, attention, recipe, numerics and training."""
-    recipes = parser.add_argument_group("recipe")
-    recipes.add_argument("--recipe", choices=sorted(RECIPES), default="paper", help="named preset (default: paper)")
     for part, title in _GROUPS.items():
-        group = recipes if part is Recipe else parser.add_argument_group(title)
+        group = parser.add_argument_group(title)
+        if part is Recipe:
+            group.add_argument("--recipe", choices=RECIPES, default="paper", help="named preset (default: paper)")
         if part is AttentionConfig:
             group.add_argument("--no-attention", dest="attention", action="store_false", help="networks without any")
         for name in option_fields(part):

@@ -15,7 +15,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sagan_base.checkpoint import model_file, network_of, read_checkpoint
-from sagan_base.cli import Parser, command, find_device, usage_errors, writable_file, writable_folder
+from sagan_base.cli import (
+    Parser,
+    command,
+    find_device,
+    positive,
+    shared_option,
+    usage_errors,
+    whole,
+    writable_file,
+    writable_folder,
+)
 from sagan_base.files import save_image
 from sagan_base.generator import Generator
 from sagan_base.models import BEST_MODEL, resolve_model
@@ -54,22 +64,18 @@ def build_parser() -> argparse.ArgumentParser:
                        "(default: the shipped model of --model)")  # fmt: skip
     model.add_argument("--model", metavar="NAME", help="a shipped model; python -m sagan_base.models lists them "
                        f"(default: {BEST_MODEL})")  # fmt: skip
-    parser.add_argument("--class", dest="classes", nargs="+", default=[], metavar="CLASS", help="numbers or names "
-                        "(default: every class)")  # fmt: skip
-    parser.add_argument("--number", type=int, default=8, metavar="N", help="images of each class (default: 8)")
-    parser.add_argument(
-        "--truncation", type=float, metavar="T", help="draw z with |z| <= T: typical images, less varied"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the latents (default: 0)")
+    shared_option(parser, "--class", "numbers or names (default: every class)", dest="classes", nargs="+", default=[])
+    parser.add_argument("--number", type=whole(1), default=8, metavar="N", help="images of each class (default: 8)")
+    parser.add_argument("--truncation", type=positive, metavar="X",
+                        help="draw z with |z| <= X: typical images, less varied (0.5 to 2 are usual)")  # fmt: skip
+    shared_option(parser, "--seed", "of the latents (default: 0)", default=0)
     output = parser.add_mutually_exclusive_group()
     output.add_argument(
         "--sheet", type=Path, metavar="FILE", help="one picture, a row per class (default: samples.png)"
     )
     output.add_argument("--folder", type=Path, metavar="DIR", help="a PNG per image, in a folder per class")
-    parser.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="images generated at once (default: 64)"
-    )
-    parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
+    shared_option(parser, "--batch-size", "images generated at once (default: 64)", default=64)
+    shared_option(parser, "--device")
     return parser
 
 
@@ -78,7 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = build_parser().parse_args(argv)
     with usage_errors():
-        _check(arguments)
+        if arguments.sheet is not None and arguments.sheet.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+            raise ValueError(f"--sheet {arguments.sheet} is not a picture's name; end it in .png")
         given, shipped = arguments.checkpoint, arguments.model or BEST_MODEL
         path = model_file(given) if given else resolve_model(shipped)
         generator, names = load_generator(path)
@@ -122,18 +129,6 @@ def load_generator(path: Path) -> tuple[Generator, tuple[str, ...]]:
     checkpoint = read_checkpoint(path, ("ema",))
     generator = network_of(checkpoint, "ema")
     return generator, names_of_classes(checkpoint.info, generator.num_classes)
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    for name in ("number", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(arguments, name)} is not positive")
-    if arguments.seed < 0:
-        raise ValueError(f"--seed {arguments.seed} is negative; use 0 or more")
-    if arguments.truncation is not None and not arguments.truncation > 0:
-        raise ValueError(f"--truncation {arguments.truncation} is not positive; 0.5 to 2 are usual")
-    if arguments.sheet is not None and arguments.sheet.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise ValueError(f"--sheet {arguments.sheet} is not a picture's name; end it in .png")
 
 
 def _safe(name: str) -> str:

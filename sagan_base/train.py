@@ -16,7 +16,7 @@ from pathlib import Path
 from sagan_base.attention_health import logged_health, verdict
 from sagan_base.blocks import check_attention
 from sagan_base.checkpoint import read_checkpoint
-from sagan_base.cli import Parser, command, find_device, usage_errors, writable_folder
+from sagan_base.cli import CACHE_HELP, Parser, command, find_device, shared_option, usage_errors, writable_folder
 from sagan_base.config import ModelConfig, RunConfig
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes, processes
@@ -39,19 +39,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.epilog = (
         "The defaults are the paper's network for ImageNet and made for GPUs. For other data or a CPU give at "
-        "least --resolution, the two widths, --batch-size and --steps; the README has a run for two CPU cores."
+        "least --resolution, the two widths, --batch-size and --steps; docs/guide.md has a run for two CPU cores."
     )
-    parser.add_argument("--data", default="digits", help="data set, as NAME or NAME:PATH (default: digits)")
-    parser.add_argument(
-        "--out", type=Path, help="the run's folder (default: runs/DATA-HASH, HASH of the configuration)"
-    )
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
-    parser.add_argument("--cache", type=Path, help="folder for decoded images and real statistics")
-    parser.add_argument("--features", choices=FEATURES, help="evaluate on these features; not at all by default")
-    parser.add_argument("--inception-weights", type=Path, metavar="FILE", help="for --features inception")
-    parser.add_argument(
-        "--num-samples", type=int, metavar="N", help="samples of an evaluation (default: as many as data)"
-    )
+    shared_option(parser, "--data", "digits, folder:PATH, ... (default: digits)", default="digits")
+    shared_option(parser, "--out", "the run's folder (default: runs/DATA-HASH, HASH of the configuration)")
+    shared_option(parser, "--device")
+    shared_option(parser, "--cache", CACHE_HELP)
+    parser.add_argument("--features", choices=FEATURES, metavar="NAME", help=f"evaluate on them: {', '.join(FEATURES)} "
+                        "(default: no evaluation)")  # fmt: skip
+    shared_option(parser, "--inception-weights", "for --features inception")
+    shared_option(parser, "--num-samples", "of an evaluation (default: as many as data)")
     parser.add_argument(
         "--init-from", type=Path, metavar="MODEL", help="start from the weights of a .safetensors file, a run's folder "
         "or a shipped model, also of other data, classes or resolution (see sagan_base/init_from.py)"

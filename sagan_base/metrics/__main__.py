@@ -15,7 +15,16 @@ from typing import Any
 from torch import nn
 
 from sagan_base.checkpoint import build_networks, model_file, network_of, read_checkpoint
-from sagan_base.cli import Parser, command, find_device, usage_errors, writable_file, writable_folder
+from sagan_base.cli import (
+    CACHE_HELP,
+    Parser,
+    command,
+    find_device,
+    shared_option,
+    usage_errors,
+    writable_file,
+    writable_folder,
+)
 from sagan_base.data import ImageData, default_cache, load_data
 from sagan_base.files import write_json
 from sagan_base.generator import Generator
@@ -45,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Every option of the command."""
     parser = Parser("python -m sagan_base.metrics", "Measure samples of a trained model against the real images.")
     parser.add_argument("checkpoint", type=Path, help="a .safetensors file of a run, or the run's folder")
-    parser.add_argument("--data", metavar="SPEC", help="digits, folder:PATH, ... (default: what it was trained on)")
+    shared_option(parser, "--data", "digits, folder:PATH, ... (default: what it was trained on)")
     parser.add_argument(
         "--features",
         nargs="+",
@@ -54,13 +63,10 @@ def build_parser() -> argparse.ArgumentParser:
         default=["classifier"],
         help="classifier (trained on the data itself; default), efficientnet, inception",
     )
-    parser.add_argument("--inception-weights", type=Path, metavar="FILE", help="torch-fidelity's Inception weights; "
-                        "adds --features inception")  # fmt: skip
-    parser.add_argument(
-        "--num-samples", type=int, metavar="N", help="default: as many as there are real images, at most 50,000"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once (default: 64)")
+    shared_option(parser, "--inception-weights", "torch-fidelity's Inception weights; adds --features inception")
+    shared_option(parser, "--num-samples", "default: as many as there are real images, at most 50,000")
+    shared_option(parser, "--seed", "of the samples (default: 0)", default=0)
+    shared_option(parser, "--batch-size", "images at once (default: 64)", default=64)
     parser.add_argument(
         "--held-out",
         nargs="?",
@@ -72,10 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--judge", action="store_true", help="class accuracy by a residual network too, trained once "
                         "on the data (half an hour of one core for CIFAR-10)")  # fmt: skip
     parser.add_argument("--untrained", action="store_true", help="measure the network's initial weights too")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="for classifiers and statistics of real images "
-                        "(default: $YLG_CACHE, or ylg in the user's cache folder)")  # fmt: skip
+    shared_option(parser, "--cache", CACHE_HELP)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    shared_option(parser, "--device")
     return parser
 
 
@@ -87,8 +92,6 @@ def main(argv: list[str] | None = None) -> int:
         arguments.features = [*arguments.features, "inception"]
     weights = {"inception": arguments.inception_weights}
     with usage_errors():
-        if arguments.batch_size < 1:
-            raise ValueError(f"--batch-size {arguments.batch_size} is not positive")
         if arguments.cache:
             writable_folder("--cache", arguments.cache)
         checkpoint = read_checkpoint(model_file(arguments.checkpoint), ("ema", "discriminator"))

@@ -86,7 +86,7 @@ def test_the_sheet_over_time_shows_every_rows_first_sample(run):
     [
         (["--head", "8"], "--head 8 does not exist; there are heads 0 to 7"),
         (["--class", "ten"], "--class ten is not a class of this model"),
-        (["--rate", "0"], "--rate 0.0 is not positive"),
+        (["--rate", "0"], "argument --rate: 0 is not positive"),
     ],
 )
 def test_mistakes_are_refused(run, tmp_path, capsys, options, message):

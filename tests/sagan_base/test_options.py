@@ -143,7 +143,8 @@ def test_the_command_trains_says_where_things_are_and_does_not_train_twice(tmp_p
         (["--pattern", "zigzag", "--data", "folder:/nowhere"], "unknown pattern 'zigzag'"),  # before any data is read
         (["--num-heads", "3"], "num_heads=3"),
         (["--betas", "0", "1.5"], "betas=(0.0, 1.5) are not both in [0, 1)"),
-        (["--num-samples", "0"], "need --features"),
+        (["--num-samples", "0"], "argument --num-samples: 0 is too small"),
+        (["--num-samples", "5"], "need --features"),
         (["--out", __file__], "--out: nothing can be written into"),
         (["--cache", __file__], "--cache: nothing can be written into"),
         (["--resolution", "48"], "resolution=48 is not one of"),

@@ -61,9 +61,9 @@ def test_a_run_folder_is_as_good_as_its_file(model, tmp_path):
     ("options", "message"),
     [
         (["--class", "3"], "--class 3 is not a class of this model; use 0 ... 2 or one of zero, one, two"),
-        (["--number", "0"], "--number 0 is not positive"),
-        (["--truncation", "-1"], "--truncation -1.0 is not positive"),
-        (["--seed", "-1"], "--seed -1 is negative"),
+        (["--number", "0"], "argument --number: 0 is too small; use 1 or more"),
+        (["--truncation", "-1"], "argument --truncation: -1 is not positive"),
+        (["--seed", "-1"], "argument --seed: -1 is too small; use 0 or more"),
         (["--number", "9999"], "29,997 images are too many for one sheet"),
         (["--sheet", "out.txt"], "is not a picture's name; end it in .png"),
         (["--folder", "a", "--sheet", "b.png"], "not allowed with argument"),
