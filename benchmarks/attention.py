@@ -7,15 +7,15 @@ Three ratios answer three questions: against the same masks applied to dense att
 and against one dense head of the same channels, which is what SAGAN has. Each is against the fastest way to run that
 peer, which the table names. On a CPU scaled_dot_product_attention (SDPA) has a fused path only where queries, keys
 and values share one head dim and a mask has four axes, so every peer runs padded and unpadded, and masks are given
-with three axes, with four, and as numbers to be added. Plain operators, softmax between two products, are a way too:
-for one head on grids up to 32x32 they are the fastest.
+with three axes, with four, and as numbers to be added. Beside SDPA stand plain operators, softmax between two
+products, for one head also compiled (for eight, SDPA is 1.7 times as fast as compiled ones or more, but at 16x16), and
+the same masks by gathering the keys of every query.
 
 Methods of a case take turns on the same inputs and are compared round by round (timing.py); on a CPU one thread
 runs, since the CPU time of several would count their waiting. What a method keeps between calls (plans, masks) is
 counted as memory beside the peak of a call. Before it is timed, every method is checked in float64 against softmax
 by its definition. One that would need more than --memory by arithmetic, or more than --limit seconds a call by its time
-on the case before, is not run, and the table says so. Tried and left out, because always slower than the best of their
-kind but at 16x16: plain operators under torch.compile, and each query gathering its own keys.
+on the case before, is not run, and the table says so.
 
 Prints a table; writes it as JSON, and a plot of time against the number of queries, to --out.
 """
@@ -40,7 +40,7 @@ from comparison import DENSE, MASKED, ONE_HEAD, OURS, growth, plot, summary, tab
 from scipy.sparse import csr_array
 from timing import captured, copy_bandwidth, described, held_bytes, in_turns, peak_bytes, quartiles, ratios
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import embedding, pad, scaled_dot_product_attention
 
 from sagan_base.cli import Parser, command, find_device, usage_errors, writable_file
 from sagan_base.files import write_json
@@ -153,8 +153,8 @@ def candidates(case: Case, device: torch.device) -> Iterator[Candidate]:
     for pattern in case.patterns:
         for backend in dict.fromkeys((choose_backend(device.type)[0], "tiles")):
             yield Candidate(OURS, f"ours ({backend}), {pattern}", pattern, planned(pattern, backend))
-    compiled = planned(first, "flex")
-    yield Candidate(MASKED, "FlexAttention, compiled", first, compiled, backward=device.type == "cuda")
+    flex = planned(first, "flex")
+    yield Candidate(MASKED, "FlexAttention, compiled", first, flex, backward=device.type == "cuda")
 
     def masked(form: str, attend: Callable[[Tensor], Method]) -> Callable[[], Method]:
         def make() -> Method:
@@ -180,10 +180,15 @@ def candidates(case: Case, device: torch.device) -> Iterator[Candidate]:
         way = f"SDPA, {'padded' if padded else 'unpadded'}, mask {form}"
         yield Candidate(MASKED, way, first, masked(form, partial(sdpa, padded)), needs)
     yield Candidate(MASKED, "plain operators, mask to add", first, masked("to add", plain), 4 * mask + unfused)
+    masks = case.masks(first)
+    gathers = case.batch * case.num_queries * case.num_heads * most_keys(masks) * (case.head_dim_qk + case.head_dim_v)
+    yield Candidate(MASKED, "keys gathered by query", first, lambda: gathered(masks, device), 8 * gathers)
     for kind, scores in ((DENSE, unfused), (ONE_HEAD, unfused // case.num_heads)):
         yield Candidate(kind, "SDPA, padded", "dense", lambda: sdpa(True))
         yield Candidate(kind, "SDPA, unpadded", "dense", lambda: sdpa(False), scores)
         yield Candidate(kind, "plain operators", "dense", plain, scores)
+    compiled = partial(torch.compile, plain(), dynamic=False)
+    yield Candidate(ONE_HEAD, "plain operators, compiled", "dense", compiled, scores)
 
 
 def sdpa(padded: bool, mask: Tensor | None = None) -> Method:
@@ -207,6 +212,30 @@ def plain(mask: Tensor | None = None) -> Method:
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = q / math.sqrt(q.shape[-1]) @ k.mT
         return (scores if mask is None else scores + mask).softmax(-1) @ v
+
+    return attend
+
+
+def most_keys(masks: list[csr_array]) -> int:
+    return max(int(np.diff(mask.indptr).max()) for mask in masks)
+
+
+def gathered(masks: list[csr_array], device: torch.device) -> Method:
+    """Every query has a copy of its keys and values, all as many as the one that sees most."""
+    num_queries, num_keys = masks[0].shape
+    key = np.zeros((len(masks), num_queries, most_keys(masks)), dtype=np.int64)
+    bias = np.full(key.shape, -np.inf, dtype=np.float32)
+    for head, mask in enumerate(masks):
+        query = np.repeat(np.arange(num_queries), np.diff(mask.indptr))
+        place = head, query, np.arange(mask.nnz) - mask.indptr[query]
+        key[place], bias[place] = head * num_keys + mask.indices, 0
+    key, bias = (torch.from_numpy(x).to(device) for x in (key, bias))
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        first = torch.arange(len(q), device=device).view(-1, 1, 1, 1) * len(masks) * num_keys
+        k, v = (embedding(first + key, x.flatten(0, 2)) for x in (k, v))
+        scores = (k @ (q / math.sqrt(q.shape[-1]))[..., None]).squeeze(-1)
+        return ((scores + bias.to(scores.dtype)).softmax(-1)[..., None, :] @ v).squeeze(-2)
 
     return attend
 
@@ -348,9 +377,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser("python benchmarks/attention.py", __doc__.split("\n\n")[0])
     parser.add_argument("--cases", nargs="+", metavar="CASE", help=f"of {', '.join(CASES)} (default: for the device)")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
-    parser.add_argument("--rounds", type=int, default=11, help="in which all methods take turns (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=5, help="after which a way takes no more turns (default: 5)")
-    parser.add_argument("--limit", type=float, default=75, help="seconds a call may take (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="in which all methods take turns (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=3, help="after which a way takes no more turns (default: 3)")
+    parser.add_argument("--limit", type=float, default=45, help="seconds a call may take (default: %(default)s)")
     parser.add_argument("--memory", type=float, default=6, help="GB that a method may need (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of JSON and plot (default: %(default)s)")
     parser.add_argument("--name", help="file name of the results (default: attention-cpu or attention-GPU)")
