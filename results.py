@@ -7,11 +7,12 @@ Nothing is trained or measured here, and no figure is typed in: models come from
 ablations/results, inversions from analysis/results, speeds from benchmarks/results. docs/RESULTS.md.jinja is the text.
 """
 
-import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from sagan_base.cli import Parser, command, usage_errors
 
 import pandas as pd
 from jinja2 import FileSystemLoader
@@ -22,26 +23,29 @@ from ablations.records import RESULT, read_records
 from ablations.report import IN_TERMINAL, SHIPPED, update_readme, write_report
 from ablations.summary import Summary, summarise
 from ablations.table import anchor_table
-from analysis.inversion.comparison import as_text, read_comparison
+from analysis.inversion.comparison import read_comparison
 from analysis.inversion.table import read_rows
 from analysis.inversion.table import summaries as inversion_summaries
-from sagan_base.cli import Parser
 from sagan_base.files import write_text
 from sagan_base.models import model_card, model_names
 from sagan_base.pages import environment
+from sagan_base.provenance import Machine
 from sagan_base.tables import cell
+from sagan_base.typed import read_json, read_typed, reading
 
 ROOT = Path(__file__).resolve().parent
 PAGE = ROOT / "RESULTS.md"
 MEASURED = ROOT / "ablations" / "results"  # of the repository, whichever package is installed
 
 
+@command()
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("python results.py", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where RESULTS.md is stale")
     options = parser.parse_args(argv)
-    summaries = read_summaries()
-    text = page(summaries)
+    with usage_errors():
+        summaries = read_summaries()
+        text = page(summaries)
     if options.check:
         fresh = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
         print("RESULTS.md is up to date" if fresh else "RESULTS.md is stale: run make results")
@@ -74,18 +78,16 @@ def page(summaries: dict[str, Summary]) -> str:
             attention_of_models=attention_of_models(),
             anchors=anchor_table(),
             asterisk=ASTERISK,
-            health=screening.health(pd.read_csv(MEASURED / "screening.csv")),
+            health=screening.health(screening.read_table(MEASURED / "screening.csv")),
             trials=len(screening.TRIALS),
             probes=probes,
-            compared=probes.comparison(
-                pd.read_csv(MEASURED / "probes" / "predictions.csv"), probes.runs(MEASURED / "probes")
-            ),
+            compared=probes.comparison(probes.predictions_of(MEASURED / "probes"), probes.runs(MEASURED / "probes")),
             inversions=inversions(),
             comparisons=comparisons(),
             attention_speeds=speeds["attention"],
             masks_speeds=speeds["masks"],
             training_speeds=speeds["training"],
-            on_cpu_only=all(s.result["device"].lower().startswith("cpu") for found in speeds.values() for s in found),
+            on_cpu_only=all(s.device.lower().startswith("cpu") for found in speeds.values() for s in found),
         )
         .rstrip()
         + "\n"
@@ -96,11 +98,11 @@ def attention_of_models() -> pd.DataFrame:
     """What the attention layers of the shipped models do, from ``analysis/attention_maps.py``."""
     rows = []
     for name in model_names():
-        stored = json.loads((ROOT / "analysis" / "results" / f"attention_{name}.json").read_text(encoding="utf-8"))
-        line = {"model": name}
-        for what, value in stored["comparison"].items():
-            shown = value.values() if isinstance(value, dict) else [value]
-            line[what] = ", ".join(f"{number:+.3f}" if "PSNR" not in what else cell(number) for number in shown)
+        path, line = ROOT / "analysis" / "results" / f"attention_{name}.json", {"model": name}
+        with reading(path):
+            for what, value in read_json(path)["comparison"].items():
+                shown = value.values() if isinstance(value, dict) else [value]
+                line[what] = ", ".join(f"{number:+.3f}" if "PSNR" not in what else cell(number) for number in shown)
         rows.append(line)
     return pd.DataFrame(rows)
 
@@ -116,26 +118,40 @@ def inversions() -> list[tuple[str, pd.DataFrame, str]]:
 def comparisons() -> list[str]:
     """Of each stored comparison of what an inversion minimises, its text."""
     folders = sorted((ROOT / "analysis" / "results").glob("comparison_*"))
-    return [as_text(*read_comparison(folder), level=3).rstrip() for folder in folders]
+    return [read_comparison(folder, level=3)[1].rstrip() for folder in folders]
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One stored benchmark: its JSON, its table, and the picture beside it, "" where it has none."""
+    """What is shown of a stored benchmark.
 
-    result: dict[str, Any]
-    table: pd.DataFrame
-    picture: str
+    Attributes:
+        picture: the name of the one beside it, "" where it has none.
+    """
+
+    device: str
+    command: str
+    versions: dict[str, str]
+    machine: Machine
+    summary: tuple[dict[str, Any], ...]
+    growth: dict[str, float] = field(default_factory=dict)
+    num_heads: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    picture: str = ""
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Its ``summary`` as a table."""
+        return pd.DataFrame(list(self.summary))
 
 
 def read_speeds(kind: str) -> list[Speed]:
     """The stored runs of one benchmark."""
     found = []
     for path in sorted((ROOT / "benchmarks" / "results").glob(f"{kind}*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
         picture = path.with_suffix(".png")
         shown = picture.relative_to(ROOT).as_posix() if picture.is_file() else ""
-        found.append(Speed(result, pd.DataFrame(result["summary"]), shown))
+        found.append(replace(read_typed(Speed, path), picture=shown))
     return found
 
 

@@ -5,14 +5,12 @@ import math
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ablations.contrasts import ROWS_OF_CONTRASTS
 from ablations.summary import Summary
 from sagan_base.tables import percent
-
-matplotlib.use("Agg")
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 BLUE, GREY, BAND = "#0072B2", "#777777", "#f0e6cc"
 TICKS = ((-0.1, -0.2, -0.3, -0.5, -0.75, -0.9), (0.1, 0.25, 0.5, 1, 2, 4, 9))  # from 0 outwards

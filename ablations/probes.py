@@ -17,9 +17,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # pictures go to files; no display is needed
+from sagan_base.cli import Parser, command, usage_errors, whole
 
 import numpy as np
 import pandas as pd
@@ -31,13 +29,13 @@ from ablations.probe_rows import NAMED, RANDOM, ProbeRow, predictions
 from ablations.probe_run import run
 from ablations.probe_tasks import TASKS
 from sagan_base import tables
-from sagan_base.cli import Parser, command, usage_errors, whole
 from sagan_base.files import atomic_write, write_text
 from ylg.orders import Grid
 
 RESULTS = Path(__file__).parent / "results" / "probes"
 PARTS: dict[str, tuple[Grid, tuple[ProbeRow, ...]]] = {"a": ((8, 8), NAMED + RANDOM), "b": ((16, 16), NAMED)}
 SEEDS = (3, 4, 5)
+PREDICTIONS = "predictions.csv"
 KEY = ["part", "row", "task", "seed"]
 
 
@@ -54,19 +52,25 @@ def predicted(out: Path) -> pd.DataFrame:
     Raises:
         ValueError: those in the folder are not what the masks give now, so results could not be compared.
     """
-    path, now = out / "predictions.csv", expected()
+    path, now = out / PREDICTIONS, expected()
     if not path.exists():
         write_text(path, tables.csv(now))
-    before = pd.read_csv(path)
+    before = predictions_of(out)
     if not (before[KEY[:3]].equals(now[KEY[:3]]) and np.allclose(before["predicted"], now["predicted"], atol=2e-4)):
         raise ValueError(f"{path} holds other predictions than the masks give now; give another --out for new ones")
     return before
 
 
+def predictions_of(out: Path) -> pd.DataFrame:
+    """Those that a folder holds."""
+    return tables.read_csv(out / PREDICTIONS, KEY[:3], ["predicted"])
+
+
 def runs(out: Path) -> pd.DataFrame:
     """The finished runs of a folder."""
     path = out / "runs.csv"
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*KEY, "score", "seconds"])
+    words, numbers = KEY[:3], [*KEY[3:], "score", "seconds"]
+    return tables.read_csv(path, words, numbers) if path.exists() else pd.DataFrame(columns=[*words, *numbers])
 
 
 def missing(options: argparse.Namespace, finished: pd.DataFrame) -> list[tuple]:
@@ -191,7 +195,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.table:
             print(report(options.out))
             return
-    train(missing(options, runs(options.out)), options.out, options.steps)
+        todo = missing(options, runs(options.out))
+    train(todo, options.out, options.steps)
     print(report(options.out))
 
 

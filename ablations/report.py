@@ -11,13 +11,14 @@ import shutil
 import sys
 from pathlib import Path
 
+from sagan_base.cli import Parser, command, shared_option, usage_errors, writable_folder
+
 from ablations.forest import forest
 from ablations.page import page
 from ablations.paper import ASTERISK
 from ablations.records import RESULT, Record, read_records
 from ablations.schedule import PILOT
 from ablations.summary import Summary, summarise
-from sagan_base.cli import Parser, command, shared_option, usage_errors, writable_folder
 from sagan_base.files import atomic_write, write_text
 from sagan_base.run_folder import CONFIG_FILE, METRICS_FILE, SAMPLES_FILE
 from sagan_base.tables import csv, latex, markdown, text

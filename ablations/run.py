@@ -19,6 +19,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from sagan_base.cli import INTERRUPTED, Parser, command, shared_option, usage_errors, whole
+
 import torch
 
 from ablations.contrasts import FIRST_SEED, OTHER_SEEDS, ROWS_OF_CONTRASTS, SEEDS
@@ -26,7 +28,6 @@ from ablations.experiment import Experiment, Setting, check, experiments
 from ablations.presets import PRESETS, find_preset
 from ablations.rows import PAPER_ROWS, ROWS, TABLE_ROWS, Row, attention, find_rows, row_of
 from ablations.schedule import PILOT, listing, plan, slurm_script
-from sagan_base.cli import INTERRUPTED, Parser, command, shared_option, usage_errors, whole
 from sagan_base.config import PRECISIONS, RECIPES
 from sagan_base.metrics.names import FEATURES
 from ylg import ALIGNMENTS, ORDERS

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from sagan_base.cli import Parser, command, usage_errors, whole, writable_file, writable_folder
+
 import pandas as pd
 
 from ablations.execute import Measurement, finished, run_experiment
@@ -25,7 +27,6 @@ from ablations.rows import Row, attending
 from ablations.table import map_columns
 from sagan_base import tables
 from sagan_base.attention_health import MEASURES
-from sagan_base.cli import Parser, command, usage_errors, whole, writable_file, writable_folder
 from sagan_base.data import load_data
 from sagan_base.distributed import processes
 from sagan_base.files import write_text
@@ -93,6 +94,13 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(lines).round(4)
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """A file that the command wrote. Raises ValueError where it is none."""
+    changes, whens = ["times, mean map", "D output change, mean map"], ("", "untrained ")
+    measures = [f"{part} {when}{measure}" for part in "GD" for when in whens for measure in MEASURES]
+    return tables.read_csv(path, ["trial"], ["seed", "steps", "FD", *changes, *measures])
+
+
 def ranked(runs: pd.DataFrame) -> pd.DataFrame:
     """The trials of runs of one length, those first whose maps matter most: by the sum of the ranks of both changes."""
     means = runs.groupby("trial", sort=False).mean(numeric_only=True).assign(seeds=runs["trial"].value_counts())
@@ -139,7 +147,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if not finished(run, data, place, group):
                     measure = Measurement((PRESET.features,), run.setting.preset.samples)
                     run_experiment(run, data, None, place, measure, group)
-                runs = table([record for folder in asked.out.glob("*/*") if (record := read_record(folder))])
+                found = [record for folder in asked.out.glob("*/*") if (record := read_record(folder))]
+                runs = table([record for record in found if record.title in TRIALS and record.attention_health])
                 write_text(asked.csv, tables.csv(runs))
     print(tables.text(health(runs[runs["steps"] == asked.steps])))
 

@@ -5,6 +5,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from sagan_base.cli import writable_folder
+
 from ablations.execute import Measurement, finished, run_experiment
 from ablations.experiment import Experiment
 from ablations.paper import CAVEAT
@@ -13,7 +15,6 @@ from ablations.rows import partner_of
 from ablations.table import brief, write_table
 from sagan_base.attention_health import verdict
 from sagan_base.checkpoint import newest_step
-from sagan_base.cli import writable_folder
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes
 from sagan_base.metrics.evaluate import check_evaluation

@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from sagan_base.cli import Parser, command, shared_option, usage_errors
+
 from ablations.records import read_record
 from ablations.sizes import described
 from sagan_base.checkpoint import Checkpoint, export_model, load_checkpoint, read_checkpoint
-from sagan_base.cli import Parser, command, shared_option, usage_errors
 from sagan_base.files import save_image, write_json, write_text
 from sagan_base.metrics.names import BARE
 from sagan_base.models import SHIPPED, ModelCard, model_card, model_names, resolve_model

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sagan_base.cli import Parser, command, shared_option, usage_errors, whole
+
 import numpy as np
 import pandas as pd
 import torch
@@ -27,7 +29,6 @@ from analysis.inversion.targets import Target, codes, from_file, generated, held
 from analysis.loading import Model, add_common_arguments, out_folder
 from analysis.overlay import against_uniform, at_least, captioned, fitted, marked, overlay
 from sagan_base.attention_health import IMAGES, Batches, real_batches, watch
-from sagan_base.cli import Parser, command, shared_option, usage_errors, whole
 from sagan_base.files import atomic_write, save_image, write_json
 from sagan_base.provenance import provenance
 from sagan_base.sampling import generate, to_image

@@ -6,11 +6,12 @@
 
 import sys
 
+from sagan_base.cli import Parser, command, shared_option, usage_errors, whole, writable_folder
+
 from analysis.inversion.calibration import calibrate, write_calibration
 from analysis.inversion.distances import choose_distance
 from analysis.inversion.report import shorten
 from analysis.loading import add_common_arguments, model_of
-from sagan_base.cli import Parser, command, shared_option, usage_errors, whole, writable_folder
 
 
 @command()

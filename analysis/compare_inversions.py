@@ -15,6 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from sagan_base.cli import INTERRUPTED, Parser, command, shared_option, usage_errors, whole
+
 import pandas as pd
 from tqdm import tqdm
 
@@ -27,6 +29,7 @@ from analysis.inversion.comparison import (
     SETTINGS,
     VARIANTS,
     loss_of,
+    read_records,
     what_saliency_says,
     write_table,
 )
@@ -36,12 +39,12 @@ from analysis.inversion.report import shorten, similarity
 from analysis.inversion.search import Inversion, invert
 from analysis.inversion.targets import Target, held_out
 from analysis.loading import Model, add_common_arguments, model_of, out_folder
-from sagan_base.cli import INTERRUPTED, Parser, command, shared_option, usage_errors, whole
 from sagan_base.extras import require_extra
 from sagan_base.files import write_json, write_text
 from sagan_base.images import evenly_spaced
 from sagan_base.provenance import command_line, provenance
 from sagan_base.tables import csv
+from sagan_base.typed import read_json, reading
 
 WATCHED = 256  # held-out pictures on which it is measured whether saliency depends on the picture
 MAY_DIFFER = ("command", "provenance")  # between the sessions of one comparison
@@ -130,11 +133,12 @@ def records(out: Path, settings: dict[str, Any]) -> pd.DataFrame:
     """
     if not (out / RECORDS).is_file():
         return pd.DataFrame()
-    before = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
-    differing = [name for name in settings if name not in MAY_DIFFER and before.get(name) != settings[name]]
+    with reading(out / SETTINGS):
+        before = read_json(out / SETTINGS)
+        differing = [name for name in settings if name not in MAY_DIFFER and before.get(name) != settings[name]]
     if differing:
         raise ValueError(f"{out} holds a comparison that differs in {', '.join(differing)}; use another --out")
-    return pd.read_csv(out / RECORDS)
+    return read_records(out)
 
 
 def measured(

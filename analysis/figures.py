@@ -17,6 +17,8 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
+from sagan_base.cli import INTERRUPTED, Parser, command, shared_option, usage_errors
+
 import numpy as np
 import torch
 from PIL import Image
@@ -26,11 +28,11 @@ from analysis.head_statistics import head_names
 from analysis.inversion.config import InversionConfig, LossConfig, add_effort_options
 from analysis.inversion.distances import choose_distance
 from analysis.inversion.job import Job
-from analysis.inversion.report import shorten
+from analysis.inversion.report import LATENT, RECONSTRUCTION, read_latent, shorten
 from analysis.inversion.targets import Target, from_file, held_out
 from analysis.loading import Model, add_common_arguments, model_of, out_folder
 from analysis.overlay import against_uniform, captioned, fitted, marked, overlay
-from sagan_base.cli import INTERRUPTED, Parser, command, shared_option, usage_errors
+from sagan_base.data_sources.pictures import read_picture
 from sagan_base.extras import install_command, missing_modules
 from sagan_base.files import save_image
 from sagan_base.sampling import to_image
@@ -97,11 +99,12 @@ def main(argv: list[str] | None = None) -> int:
             numbers = job.done_before() or job.run()
             if numbers["stopped"] == "interrupted":
                 return INTERRUPTED
-            with Image.open(job.out / "reconstruction.png") as image:
-                pictures.append((f"{method}: {numbers[distance.name]:.2f}, {numbers['psnr']:.1f} dB", image.copy()))
+            with usage_errors():  # of an inversion that was done before
+                image = read_picture(job.out / RECONSTRUCTION).image
+                code = read_latent(job.out / LATENT, model)
+            pictures.append((f"{method}: {numbers[distance.name]:.2f}, {numbers['psnr']:.1f} dB", image))
         rows.append((each.name, pictures))
-        with np.load(job.out / "latent.npz") as stored:  # of the last method, saliency
-            view = generator_views(model.generator, torch.from_numpy(stored["latent"]), int(stored["label"]))[0]
+        view = generator_views(model.generator, *code)[0]  # of the last method, saliency
         looks += list(looked(each, view))
     save_image(out / "figure5.webp", captioned(rows, SIDE), **QUALITY)
     save_image(out / "figure6.webp", captioned(looks, SIDE), **QUALITY)

@@ -11,16 +11,17 @@ line between two would pass through lengths the generator never saw. Writes walk
 import sys
 from pathlib import Path
 
+from sagan_base.cli import Parser, command, shared_option, usage_errors, whole
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from analysis.inversion.report import shorten
+from analysis.inversion.report import read_latent, shorten
 from analysis.loading import Model, add_common_arguments, model_of, out_folder
 from analysis.overlay import at_least, captioned
-from sagan_base.cli import Parser, command, shared_option, usage_errors, whole
-from sagan_base.files import read_arrays, save_image
+from sagan_base.files import save_image
 from sagan_base.sampling import generate, to_image
 
 STRIP = 16  # pictures of the walk in the strip
@@ -102,31 +103,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _points(model: Model, files: list[Path] | None, count: int, seed: int) -> tuple[Tensor, int]:
     """The codes to visit [n, d], and the class of the first."""
-    dim = model.generator.latent_dim
     if not files:
-        random = np.random.default_rng([seed, 21])
-        return torch.from_numpy(random.standard_normal((count, dim), dtype=np.float32)), 0
-    codes, labels = [], []
-    for path in files:
-        try:
-            stored = read_arrays(path)
-            codes.append(torch.from_numpy(stored["latent"].astype(np.float32)))
-            labels.append(int(stored["label"]))
-            generator = str(stored["generator"]) if "generator" in stored else None
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise ValueError(f"{path} is no latent.npz written by analysis/invert.py ({error})") from None
-        if codes[-1].shape != (dim,):
-            raise ValueError(f"{path} holds a code of shape {tuple(codes[-1].shape)}; {model.name} needs ({dim},)")
-        if generator is None:
-            print(f"note: {path} does not say which model its code belongs to", file=sys.stderr)
-        elif generator != model.generator_fingerprint:
-            raise ValueError(
-                f"the code in {path} belongs to another model than {model.name}, to which it means nothing; name its "
-                "own model by --model or --checkpoint, or invert the picture again"
-            )
-    if not 0 <= labels[0] < model.generator.num_classes:
-        last = model.generator.num_classes - 1
-        raise ValueError(f"{files[0]} names class {labels[0]}; {model.name} has classes 0 to {last}")
+        random, shape = np.random.default_rng([seed, 21]), (count, model.generator.latent_dim)
+        return torch.from_numpy(random.standard_normal(shape, dtype=np.float32)), 0
+    codes, labels = zip(*(read_latent(path, model) for path in files), strict=True)
     return torch.stack(codes), labels[0]
 
 

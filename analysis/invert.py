@@ -16,6 +16,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from sagan_base.cli import INTERRUPTED, Parser, command, shared_option, usage_errors, whole
+
 from analysis.fitting_model import DEFAULT_CHOICE, fitting_model
 from analysis.inversion.calibration import standing
 from analysis.inversion.config import EFFORT, METHODS, PRESETS, InversionConfig, LossConfig
@@ -35,7 +37,6 @@ from analysis.inversion.targets import (
     held_out,
 )
 from analysis.loading import Model, add_common_arguments, out_folder
-from sagan_base.cli import INTERRUPTED, Parser, command, shared_option, usage_errors, whole
 from sagan_base.options import argument_kind
 from sagan_base.provenance import command_line
 

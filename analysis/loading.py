@@ -7,10 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sagan_base.cli import find_device, shared_option, whole, writable_folder
+
 import torch
 
 from sagan_base.checkpoint import load_checkpoint, model_file, read_checkpoint
-from sagan_base.cli import find_device, shared_option, whole, writable_folder
 from sagan_base.data import ImageData, load_data
 from sagan_base.discriminator import Discriminator
 from sagan_base.generator import Generator

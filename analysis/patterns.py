@@ -21,6 +21,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sagan_base.cli import Parser, command, shared_option, usage_errors, writable_file, writable_folder
+
 from matplotlib.figure import Figure
 from scipy.sparse import csr_array
 from tqdm import tqdm
@@ -39,7 +41,6 @@ from analysis.pattern_book.study import (
     prepare,
 )
 from sagan_base import tables
-from sagan_base.cli import Parser, command, shared_option, usage_errors, writable_file, writable_folder
 from sagan_base.files import write_text
 from ylg import ALIGNMENTS, LAYOUTS, ORDERS, grid_order, information_flow_graph, pattern_names, sparse_step_masks
 from ylg.grid_flow import relays

@@ -8,28 +8,29 @@ is from uniform, distances), samples_over_time.png (a row a class, a column a st
 sheet of samples and, of one class's first sample, where a head of the generator looks from the middle of the image.
 """
 
+import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import matplotlib
+from sagan_base.cli import Parser, command, shared_option, usage_errors, whole, writable_folder
+
 import numpy as np
 import torch
-from PIL import Image
-
-matplotlib.use("Agg")  # pictures go to files; no display is needed
 from matplotlib.figure import Figure
+from PIL import Image
 
 from analysis.head_statistics import head_names
 from analysis.inversion.report import shorten
 from analysis.loading import Model, load_model
 from analysis.overlay import against_uniform, at_least, captioned, marked, overlay
 from sagan_base.attention_health import Maps
-from sagan_base.cli import Parser, command, shared_option, usage_errors, whole, writable_folder
-from sagan_base.files import atomic_write, save_image
+from sagan_base.data_sources.pictures import read_picture
+from sagan_base.files import atomic_write, read_arrays, save_image
 from sagan_base.run_folder import MAPS_SUFFIX, SAMPLES_FOLDER, read_metrics
 from sagan_base.sampling import sheet_images, to_image
+from sagan_base.typed import reading
 
 MOST_COLUMNS = 12  # of the sheet over time
 PANELS = {  # title -> what the names of its curves begin with
@@ -59,21 +60,31 @@ class Moment:
         return sheet_images(self.sheet)
 
 
-def moments(run: Path) -> list[Moment]:
+def moments(run: Path, model: Model) -> list[Moment]:
     """Every step whose samples the run keeps, in order.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or a file is not what this model draws.
     """
-    paths = sorted((run / SAMPLES_FOLDER).glob("step_*.png"))
-    if not paths:
+    kept: list[Moment] = []
+    layer, drawn = next(iter(model.generator.attention_layers().values()), None), model.generator.config
+    for path in sorted((run / SAMPLES_FOLDER).glob("step_*.png")):
+        if not (step := path.stem.removeprefix("step_")).isdecimal():
+            continue
+        with reading(path):
+            moment = Moment(int(step), read_picture(path).image, None)
+            count, _, *image = moment.images.shape
+            first = kept[0].images if kept else moment.images
+            if image != [drawn.image_channels, drawn.resolution, drawn.resolution] or len(first) != count:
+                raise ValueError("it is no sheet of this model's samples")
+        if (maps := path.with_name(path.stem + MAPS_SUFFIX)).is_file():
+            with reading(maps):
+                moment = replace(moment, maps=read_arrays(maps)["middle"])
+                if layer is None or moment.maps.shape != (count, layer.num_heads, math.prod(layer.key_grid)):
+                    raise ValueError("it holds no maps of this model")
+        kept.append(moment)
+    if not kept:
         raise ValueError(f"{run} keeps no samples ({SAMPLES_FOLDER}/step_*.png); name a run that drew some")
-    kept = []
-    for path in paths:
-        maps = path.with_name(path.stem + MAPS_SUFFIX)
-        with Image.open(path) as sheet:
-            stored = np.load(maps)["middle"] if maps.is_file() else None
-            kept.append(Moment(int(path.stem.removeprefix("step_")), sheet.convert(sheet.mode), stored))
     return kept
 
 
@@ -158,8 +169,8 @@ def main(argv: list[str] | None = None) -> int:
     shared_option(parser, "--out", "results (default: runs/progress/NAME)")
     arguments = parser.parse_args(argv)
     with usage_errors():
-        kept = moments(arguments.run)
         model = load_model(checkpoint=arguments.run)
+        kept = moments(arguments.run, model)
         layers = list(model.generator.attention_layers().values())
         if layers and arguments.head >= layers[0].num_heads:
             raise ValueError(f"--head {arguments.head} does not exist; there are heads 0 to {layers[0].num_heads - 1}")

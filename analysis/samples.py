@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
+from sagan_base.cli import Parser, command, shared_option, usage_errors, whole
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,7 +24,6 @@ from analysis.inversion.report import shorten
 from analysis.loading import Model, add_common_arguments, model_of, out_folder
 from analysis.neighbours import Encoder, encoded, encoder, nearest
 from analysis.overlay import at_least, captioned
-from sagan_base.cli import Parser, command, shared_option, usage_errors, whole
 from sagan_base.data import ImageData
 from sagan_base.files import save_image, write_json
 from sagan_base.provenance import provenance

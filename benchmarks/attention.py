@@ -23,7 +23,6 @@ Prints a table; writes it as JSON, and a plot of time against the number of quer
 from __future__ import annotations
 
 import gc
-import json
 import math
 import sys
 import time
@@ -32,6 +31,8 @@ from copy import copy
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+
+from sagan_base.cli import Parser, command, find_device, usage_errors, writable_file
 
 import numpy as np
 import pandas as pd
@@ -42,10 +43,10 @@ from timing import captured, copy_bandwidth, described, held_bytes, in_turns, pe
 from torch import Tensor
 from torch.nn.functional import embedding, pad, scaled_dot_product_attention
 
-from sagan_base.cli import Parser, command, find_device, usage_errors, writable_file
 from sagan_base.files import write_json
 from sagan_base.provenance import provenance
 from sagan_base.tables import text
+from sagan_base.typed import read_json, reading
 from ylg import attention_plan, sparse_attention, sparse_head_masks
 from ylg.devices import choose_backend
 
@@ -362,16 +363,6 @@ def write(result: dict, stem: Path) -> None:
         plot(result["rows"], result["device"], stem.with_suffix(".png"))
 
 
-def read_results(path: Path) -> dict:
-    """What ``write`` stored. Raises ValueError where the file holds something else."""
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        table(stored["rows"]), stored["device"], stored["rows"][0]["kind"]
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"--redraw {path} holds no results of this benchmark; give the JSON file it wrote") from None
-    return stored
-
-
 @command()
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("python benchmarks/attention.py", __doc__.split("\n\n")[0])
@@ -387,9 +378,10 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     with usage_errors():
         for path in options.redraw or ():
-            stored = read_results(path)
-            print(table(stored["rows"]))
-            write(stored, path.with_suffix(""))
+            with reading(path):
+                stored = read_json(path)
+                print(table(stored["rows"]))
+                write(stored, path.with_suffix(""))
         if options.redraw:
             return 0
         device = find_device(options.device)

@@ -12,11 +12,11 @@ import os
 import sys
 from pathlib import Path
 
+from sagan_base.cli import Parser, command, usage_errors
+
 import attention
 import pytest
 import torch
-
-from sagan_base.cli import Parser, command, usage_errors
 
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "ylg"
 CASES = ("grid-32-batch-64", "grid-32-batch-64-bfloat16", "grid-64-batch-16-bfloat16", "grid-128", "discriminator-32")

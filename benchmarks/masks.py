@@ -18,13 +18,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sagan_base.cli import Parser, command, usage_errors, writable_file
+
 import numpy as np
 import pandas as pd
 import torch
 from scipy.sparse import csr_array
 from timing import seconds
 
-from sagan_base.cli import Parser, command, usage_errors, writable_file
 from sagan_base.files import write_json
 from sagan_base.provenance import provenance
 from sagan_base.tables import text

@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sagan_base.cli import Parser, command, find_device, usage_errors, writable_file
+
 import pandas as pd
 import torch
 from timing import described, in_turns, quartiles
 from tqdm import tqdm
 
-from sagan_base.cli import Parser, command, find_device, usage_errors, writable_file
 from sagan_base.config import AttentionConfig, ModelConfig, Recipe, RunConfig, TrainConfig
 from sagan_base.data import ImageData
 from sagan_base.distributed import Processes

@@ -5,6 +5,7 @@ Read next: config.py (every choice there is), generator.py, discriminator.py, tr
 
 import os
 import sys
+from pathlib import Path
 from types import TracebackType
 
 from sagan_base.extras import require_extra
@@ -18,7 +19,9 @@ def _interrupted(kind: type[BaseException], error: BaseException, traceback: Tra
     os._exit(130)
 
 
-if sys.argv[:1] == ["-m"]:  # a command is starting; for Ctrl-C while PyTorch is imported, before cli.command
+_program = Path(sys.argv[0] if sys.argv else "")
+_is_ours = _program.name.startswith("ylg-") or _program.resolve().is_relative_to(Path(__file__).resolve().parents[1])
+if sys.argv[:1] == ["-m"] or _is_ours:  # for Ctrl-C while PyTorch is imported, before cli.command
     sys.excepthook = _interrupted
 
 require_extra("gan", "sagan_base")  # before the imports below, which need its packages

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from sagan_base.cli import find_device
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
-
-from sagan_base.cli import find_device
 
 # Process 0 evaluates alone while the others wait for it, which on ImageNet takes longer than the default 10 minutes.
 TIMEOUT = timedelta(hours=2)

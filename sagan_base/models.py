@@ -8,8 +8,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from sagan_base.checkpoint import model_file
 from sagan_base.cli import Parser, command, usage_errors
+
+from sagan_base.checkpoint import model_file
 from sagan_base.typed import from_dict, read_json
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"

@@ -10,11 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
-from sagan_base.checkpoint import model_file, network_of, read_checkpoint
 from sagan_base.cli import (
     Parser,
     command,
@@ -26,6 +21,12 @@ from sagan_base.cli import (
     writable_file,
     writable_folder,
 )
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sagan_base.checkpoint import model_file, network_of, read_checkpoint
 from sagan_base.files import save_image
 from sagan_base.generator import Generator
 from sagan_base.models import BEST_MODEL, resolve_model

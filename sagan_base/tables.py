@@ -5,11 +5,15 @@ the same ``cell`` and ``right_aligned`` (templates/parts.html).
 """
 
 import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from tabulate import tabulate
+
+from sagan_base.typed import reading
 
 # What two machines compute from one raw result differs beyond the tenth digit; what is written must not.
 DIGITS = 6
@@ -67,6 +71,20 @@ def rounded(frame: pd.DataFrame) -> pd.DataFrame:
 def csv(frame: pd.DataFrame) -> str:
     """Plain CSV of ``rounded`` numbers, for programs: nothing is shortened or grouped further."""
     return rounded(frame).to_csv(index=False, lineterminator="\n")
+
+
+def read_csv(path: Path, words: Iterable[str], numbers: Iterable[str]) -> pd.DataFrame:
+    """A table that ``csv`` wrote, with these columns of words and of numbers among its own.
+
+    Raises:
+        ValueError: names the file; it is missing, no table, or not with these columns.
+    """
+    with reading(path):
+        frame = pd.read_csv(path, dtype=dict.fromkeys(words, str))
+        if missing := [name for name in (*words, *numbers) if name not in frame]:
+            raise ValueError(f"it has no column {missing[0]!r}")
+        frame.astype(dict.fromkeys(numbers, float))  # complains of words
+        return frame
 
 
 def markdown(frame: pd.DataFrame) -> str:

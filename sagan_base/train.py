@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from sagan_base.cli import CACHE_HELP, Parser, command, find_device, shared_option, usage_errors, writable_folder
+
 from sagan_base.attention_health import logged_health, verdict
 from sagan_base.blocks import check_attention
 from sagan_base.checkpoint import read_checkpoint
-from sagan_base.cli import CACHE_HELP, Parser, command, find_device, shared_option, usage_errors, writable_folder
 from sagan_base.config import ModelConfig, RunConfig
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes, processes

@@ -1,6 +1,8 @@
 """Plain JSON as the types that declare it: the one place where a file of ours is checked before it is believed."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -19,6 +21,30 @@ def parse_json(text: str | bytes) -> Any:
 def read_json(path: Path) -> Any:
     """The JSON value in a file; ValueError, which leaves the file's name to the caller, where it holds none."""
     return parse_json(path.read_bytes())
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around the first use of what a file holds: whatever shape it has that it should not have is one error.
+
+    Raises:
+        ValueError: names the file; there is none, or it does not hold what is looked for.
+    """
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise ValueError(f"no file {path}")
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        known = str(path) in reason
+        raise ValueError(reason if known else f"{path} is damaged, or no file of this kind ({reason})") from error
+
+
+def read_typed(cls: type, path: Path) -> Any:
+    """A dataclass from the file of one, which may hold more than its fields; ValueError, which names the file."""
+    with reading(path):
+        values = read_json(path)
+        return from_dict(cls, {f.name: values[f.name] for f in fields(cls) if f.name in values})
 
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:

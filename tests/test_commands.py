@@ -5,9 +5,9 @@ import importlib
 from collections import defaultdict
 from pathlib import Path
 
-import pytest
-
 from sagan_base.cli import Parser
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(

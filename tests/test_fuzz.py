@@ -7,6 +7,8 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from sagan_base.cli import usage_errors
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,6 @@ from ablations.experiment import Conditions
 from ablations.records import Record, read_record, write_record
 from sagan_base.attention_health import LayerHealth, MapHealth
 from sagan_base.checkpoint import FORMAT, _digest, load_checkpoint, read_checkpoint
-from sagan_base.cli import usage_errors
 from sagan_base.config import AttentionConfig, ModelConfig, Recipe, RunConfig, TrainConfig
 from sagan_base.data import ImageData
 from sagan_base.data_sources.pictures import read_picture, read_square

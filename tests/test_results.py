@@ -27,8 +27,8 @@ def test_the_page_is_up_to_date(results, summaries, repository):
 def test_a_stale_page_is_noticed_and_left_alone(results, summaries, tmp_path, monkeypatch, capsys):
     stale = tmp_path / "RESULTS.md"
     stale.write_text("# Results\n\nFID 1.0\n")
-    monkeypatch.setitem(results["main"].__globals__, "PAGE", stale)
-    monkeypatch.setitem(results["main"].__globals__, "read_summaries", lambda: summaries)
+    monkeypatch.setitem(results["page"].__globals__, "PAGE", stale)
+    monkeypatch.setitem(results["page"].__globals__, "read_summaries", lambda: summaries)
     assert results["main"](["--check"]) == 1
     assert "is stale: run make results" in capsys.readouterr().out
     assert stale.read_text() == "# Results\n\nFID 1.0\n"

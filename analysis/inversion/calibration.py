@@ -6,7 +6,7 @@ that its reconstruction will be the nearest thing it can. The records of the mod
 in the cache; ../calibrate.py makes both.
 """
 
-import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -23,6 +23,7 @@ from analysis.loading import Model
 from sagan_base.data import ImageData, default_cache, evenly_spaced
 from sagan_base.files import write_json
 from sagan_base.sampling import draw_any
+from sagan_base.typed import read_typed
 
 DRAWS = 128
 RESULTS = Path(__file__).parents[1] / "results"
@@ -97,5 +98,7 @@ def stored_calibration(model: Model, distance: Distance) -> Calibration | None:
 def _stored() -> Iterator[Calibration]:
     for folder in (RESULTS, default_cache() / "calibrations"):
         for path in sorted(folder.glob("calibration_*.json")):
-            values = json.loads(path.read_text(encoding="utf-8"))
-            yield Calibration(**values | {"values": tuple(values["values"])})
+            try:
+                yield read_typed(Calibration, path)
+            except ValueError as error:
+                print(f"note: {error}; it is passed over", file=sys.stderr)

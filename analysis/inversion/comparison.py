@@ -6,7 +6,6 @@ Two paired t tests over held-out pictures, adjusted by Holm. Every other variant
 The command is ../compare_inversions.py.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from sagan_base.attention_health import UNIFORM, Maps
 from sagan_base.files import write_text
 from sagan_base.holm import holm
 from sagan_base.pages import render
-from sagan_base.tables import csv, rounded, signed, spread
+from sagan_base.tables import csv, read_csv, rounded, signed, spread
+from sagan_base.typed import read_json, reading
 from ylg import SparseAttention2d
 
 RECORDS, SETTINGS = "inversions.csv", "settings.json"
@@ -129,32 +129,41 @@ def verdict(line: pd.Series) -> str:
     return f"saliency {'comes nearer' if line['difference'] < 0 else 'stays farther'}"
 
 
-def read_comparison(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The table of a folder's records, rounded, and the settings they were made by.
+def read_records(folder: Path) -> pd.DataFrame:
+    """The inversions that a folder holds, a line each.
 
     Raises:
-        ValueError: there are no records.
+        ValueError: there are none.
     """
     if not (folder / RECORDS).is_file():
         raise ValueError(f"{folder} holds no {RECORDS}; name the --out of a comparison")
-    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    return rounded(table(pd.read_csv(folder / RECORDS))), settings
+    return read_csv(folder / RECORDS, ["picture", "class", "variant"], [DISTANCE, "PSNR (dB)", "SSIM", "CPU seconds"])
+
+
+def read_comparison(folder: Path, level: int = 1) -> tuple[pd.DataFrame, str]:
+    """The table of a folder's records, rounded, and its text with a heading of this level.
+
+    Raises:
+        ValueError: there are no records, or not the settings they were made by.
+    """
+    frame = rounded(table(read_records(folder)))
+    with reading(folder / SETTINGS):
+        return frame, as_text(frame, read_json(folder / SETTINGS), level)
 
 
 def write_table(folder: Path) -> str:
     """Write table.csv and table.md from the records of a comparison; returns the Markdown.
 
     Raises:
-        ValueError: there are no records.
+        ValueError: as ``read_comparison``.
     """
-    frame, settings = read_comparison(folder)
-    text = as_text(frame, settings)
+    frame, text = read_comparison(folder)
     write_text(folder / "table.csv", csv(frame))
     write_text(folder / "table.md", text)
     return text
 
 
-def as_text(frame: pd.DataFrame, settings: dict[str, Any], level: int = 1) -> str:
+def as_text(frame: pd.DataFrame, settings: dict[str, Any], level: int) -> str:
     """The table for people: whether saliency says anything, the question, and what stands beside it.
 
     Args:

@@ -8,9 +8,9 @@ import argparse
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from torch import nn
-
 from sagan_base.cli import whole
+
+from torch import nn
 
 METHODS = ("saliency", "features", "pixel", "uniform", "other-image")
 WEIGHTED = ("saliency", "uniform", "other-image")

@@ -10,12 +10,14 @@ from tqdm import tqdm
 
 from analysis.inversion.config import InversionConfig
 from analysis.inversion.distances import Distance
-from analysis.inversion.report import TUNED, shorten, summary, write_inversion
+from analysis.inversion.report import METRICS, TUNED, shorten, summary, write_inversion
 from analysis.inversion.search import invert
+from analysis.inversion.table import rows_of
 from analysis.inversion.targets import Target
 from analysis.loading import Model
 from sagan_base.checkpoint import model_file
 from sagan_base.provenance import provenance
+from sagan_base.typed import read_json, reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +56,16 @@ class Job:
         return json.loads(json.dumps(request))
 
     def done_before(self) -> dict[str, Any] | None:
-        """The numbers in the folder, where they are of this very request."""
+        """The numbers in the folder, where they are whole and of this very request."""
+        path = self.out / METRICS
         try:
-            numbers = json.loads((self.out / "metrics.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            with reading(path):
+                numbers = read_json(path)
+                rows_of(numbers), self.line(numbers), numbers[self.distance.name]  # what becomes of them
+                same = numbers["request"] == self.request() and numbers["stopped"] != "interrupted"
+                return numbers if same else None
+        except ValueError:
             return None
-        same = isinstance(numbers, dict) and numbers.get("request") == self.request()
-        return numbers if same and numbers["stopped"] != "interrupted" else None
 
     def run(self) -> dict[str, Any]:
         """Invert and write the folder; returns the numbers. ``stopped`` says whether Ctrl-C ended it.

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -22,9 +23,11 @@ from analysis.inversion.targets import Target
 from analysis.loading import Model
 from analysis.overlay import against_uniform, at_least, captioned, overlay
 from sagan_base.attention_health import Maps
-from sagan_base.files import atomic_write, save_image, write_json
+from sagan_base.files import atomic_write, read_arrays, save_image, write_json
 from sagan_base.sampling import to_image
+from sagan_base.typed import reading
 
+LATENT, METRICS, RECONSTRUCTION = "latent.npz", "metrics.json", "reconstruction.png"
 TUNED = "generator tuned to this image"
 PLAIN_NAMES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "seconds": "time (s)"}
 METHOD_NAMES = {
@@ -98,11 +101,11 @@ def write_inversion(
     Returns:
         The size of explorer.html in bytes.
     """
-    save_image(out / "reconstruction.png", to_image(inversion.image))
+    save_image(out / RECONSTRUCTION, to_image(inversion.image))
     if inversion.tuned is not None:
         save_image(out / "reconstruction_generator_tuned.png", to_image(inversion.tuned))
     save_image(out / "comparison.png", comparison(model, target, inversion))
-    with atomic_write(out / "latent.npz") as temporary:
+    with atomic_write(out / LATENT) as temporary:
         np.savez_compressed(
             temporary,
             latent=inversion.latent.numpy(),
@@ -114,8 +117,33 @@ def write_inversion(
             generator=np.array(model.generator_fingerprint),
         )
     size = write_page(inversion_page(model, target, inversion, numbers, warnings), out / "explorer.html")
-    write_json(out / "metrics.json", numbers)
+    write_json(out / METRICS, numbers)
     return size
+
+
+def read_latent(path: Path, model: Model) -> tuple[Tensor, int]:
+    """The code [latent_dim] that ``write_inversion`` stored, and its class.
+
+    Raises:
+        ValueError: the file is not one of these, or the code is of another model.
+    """
+    with reading(path):
+        stored = read_arrays(path)
+        code, label = torch.from_numpy(stored["latent"].astype(np.float32)), int(stored["label"])
+    if "generator" not in stored:
+        print(f"note: {path} does not say which model its code belongs to", file=sys.stderr)
+    elif str(stored["generator"]) != model.generator_fingerprint:
+        raise ValueError(
+            f"the code in {path} belongs to another model than {model.name}, to which it means nothing; name its own "
+            "model by --model or --checkpoint, or invert the picture again"
+        )
+    shape, classes = (model.generator.latent_dim,), model.generator.num_classes
+    if code.shape != shape or not code.isfinite().all() or not 0 <= label < classes:
+        raise ValueError(
+            f"{path} holds a code of shape {tuple(code.shape)} and class {label}; {model.name} needs finite numbers of "
+            f"shape {shape} and a class below {classes}"
+        )
+    return code, label
 
 
 def pictures_of(model: Model, target: Target, inversion: Inversion) -> Iterator[tuple[str, Image.Image]]:

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.inversion.report import PLAIN_NAMES, TUNED
 from sagan_base.files import write_text
 from sagan_base.pages import render
-from sagan_base.tables import csv, markdown, spread
+from sagan_base.tables import csv, markdown, read_csv, spread
 
 TEXT = ["source", "picture", "method", "class", "true_class", "class_given"]
 
@@ -26,7 +26,8 @@ def rows_of(numbers: dict[str, Any]) -> list[dict[str, Any]]:
 
 def read_rows(path: Path) -> pd.DataFrame:
     """The rows of a table.csv."""
-    return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str)).reindex(columns=_columns(pd.read_csv(path, nrows=0)))
+    frame = read_csv(path, TEXT[:-1], ())  # older tables do not say whether a class was given
+    return frame.reindex(columns=_columns(frame))
 
 
 def summaries(rows: pd.DataFrame) -> pd.DataFrame:

@@ -12,9 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from sagan_base.checkpoint import build_networks, model_file, network_of, read_checkpoint
 from sagan_base.cli import (
     CACHE_HELP,
     Parser,
@@ -25,6 +22,10 @@ from sagan_base.cli import (
     writable_file,
     writable_folder,
 )
+
+from torch import nn
+
+from sagan_base.checkpoint import build_networks, model_file, network_of, read_checkpoint
 from sagan_base.data import ImageData, default_cache, load_data
 from sagan_base.files import write_json
 from sagan_base.generator import Generator

@@ -101,6 +101,15 @@ def test_a_comparison_goes_on_where_it_was_stopped_and_its_table_comes_from_the_
     with pytest.raises(SystemExit):
         command.main([*asked, "--seed", "1"])
     assert "holds a comparison that differs in config" in capsys.readouterr().err
+    for name, content in (("settings.json", "5"), ("inversions.csv", "picture,variant\na,b\n")):
+        whole = (out / name).read_bytes()
+        (out / name).write_text(content)
+        for options in (["--table", "--out", str(out)], asked):
+            with pytest.raises(SystemExit) as stop:
+                command.main(options)
+            said = capsys.readouterr().err
+            assert stop.value.code == 2 and name in said and said.count("\n") == 1
+        (out / name).write_bytes(whole)
 
 
 def test_a_dry_run_says_the_hours_and_leaves_no_records(checkpoint, tmp_path, capsys):
@@ -121,6 +130,6 @@ def test_heads_that_are_uniform_are_said_first():
         "model": "m", "command": "c", "data": "d", "config": {"steps": 300, "restarts": 8, "draws": 512},
         "saliency": {"images": 4, "entropy": 1.0, "variation": 0.01, "between images": 0.0},
     }  # fmt: skip
-    text = comparison.as_text(table(rows_of([1.0, 2.0] * 25)), settings)
+    text = comparison.as_text(table(rows_of([1.0, 2.0] * 25)), settings, 1)
     assert text.splitlines()[2].startswith("**The heads that weigh are uniform over their masks.**")
     assert "shortened" not in text

@@ -60,3 +60,13 @@ def test_both_figures_are_drawn_and_what_was_inverted_is_not_again(checkpoint, t
     assert command.main(asked) == 0
     assert "chosen by" not in capsys.readouterr().out
     assert {name: (out / name).read_bytes() for name in first} == first
+    (latent,) = out.glob("china/saliency/latent.npz")
+    latent.write_bytes(latent.read_bytes()[:300])
+    with pytest.raises(SystemExit) as stop:
+        command.main(asked)
+    assert stop.value.code == 2 and "latent.npz" in capsys.readouterr().err
+    (metrics,) = out.glob("china/saliency/metrics.json")
+    for damaged in ("[" * 100_000, "[]", metrics.read_text().replace('"stopped"', '"halted"')):
+        metrics.write_text(damaged)
+        assert command.main(asked) == 0
+        assert capsys.readouterr().out.count("chosen by") == 1  # done again

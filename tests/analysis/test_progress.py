@@ -1,5 +1,6 @@
 """A run over time: its sheets are read back, its maps are those of the previewed samples, and the run is only read."""
 
+import io
 import json
 import shutil
 
@@ -12,6 +13,18 @@ from analysis import progress as command
 from analysis.loading import load_model
 from sagan_base.files import save_image
 from sagan_base.sampling import COLUMNS, preview, preview_inputs, preview_maps, sample_sheet, sheet_images, to_uint8
+
+
+def npz(**arrays) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def npy(array) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
 
 
 @pytest.fixture
@@ -64,7 +77,8 @@ def test_a_run_gives_curves_a_sheet_and_an_animation_and_is_not_touched(run, tmp
 
 
 def test_the_map_beside_the_samples_is_the_heads_own(run):
-    kept, model = command.moments(run), load_model(checkpoint=run)
+    model = load_model(checkpoint=run)
+    kept = command.moments(run, model)
     assert [moment.step for moment in kept] == [2, 4, 10]
     assert [moment.maps is None for moment in kept] == [True, False, False]
     one, other = (command.frames(kept, model, 3, head) for head in (0, 5))
@@ -74,7 +88,7 @@ def test_the_map_beside_the_samples_is_the_heads_own(run):
 
 
 def test_the_sheet_over_time_shows_every_rows_first_sample(run):
-    kept = command.moments(run)
+    kept = command.moments(run, load_model(checkpoint=run))
     sheet = np.asarray(command.over_time(kept, tuple("0123456789")).convert("L"))
     shown = np.asarray(kept[2].sheet)[2 : 2 + 16, 2 : 2 + 16].repeat(3, 0).repeat(3, 1)
     views = np.lib.stride_tricks.sliding_window_view(sheet, (48, 48))[:80, ::]
@@ -97,10 +111,38 @@ def test_mistakes_are_refused(run, tmp_path, capsys, options, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_without_samples_is_refused(tmp_path, capsys):
+def test_a_run_without_samples_is_refused(run, capsys):
+    shutil.rmtree(run / "samples")
     with pytest.raises(SystemExit):
-        command.main([str(tmp_path)])
+        command.main([str(run)])
     assert "keeps no samples" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("step_00000004_maps.npz", b"PK\3\4"),
+        ("step_00000004_maps.npz", npz(middle=np.zeros((10, 7, 16)))),
+        ("step_00000004_maps.npz", npz(map=np.zeros((10, 8, 16)))),
+        ("step_00000004_maps.npz", npy(np.zeros(3))),
+        ("step_00000004.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"),
+        ("step_00000010.png", b""),
+    ],
+)
+def test_files_that_are_no_samples_of_the_run_are_refused_by_name(run, tmp_path, capsys, name, content):
+    (run / "samples" / name).write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        command.main([str(run), "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and name in said and said.count("\n") == 1
+
+
+def test_sheets_of_another_run_and_files_of_the_users_own(run, tmp_path, capsys):
+    shutil.copy(run / "samples" / "step_00000004.png", run / "samples" / "step_best.png")
+    assert [moment.step for moment in command.moments(run, load_model(checkpoint=run))] == [2, 4, 10]
+    save_image(run / "samples" / "step_00000012.png", Image.new("L", (50, 50)))
+    with pytest.raises(ValueError, match=r"step_00000012.png.*no sheet of this model's samples"):
+        command.moments(run, load_model(checkpoint=run))
 
 
 def test_a_run_without_maps_says_so(run, tmp_path, capsys):

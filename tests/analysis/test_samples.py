@@ -196,6 +196,11 @@ def test_a_code_of_another_model_is_refused_and_one_of_unknown_origin_is_told_of
     with pytest.raises(SystemExit):
         walked("--between", paths[0], paths[1])
     assert "foreign.npz belongs to another model than tiny" in capsys.readouterr().err
+    for name, odd in (("latent", np.full(8, np.nan)), ("latent", "x"), ("label", np.zeros(2)), ("label", np.int64(99))):
+        np.savez(paths[2], **(stored | {name: odd}))
+        with pytest.raises(SystemExit):
+            walked("--between", paths[2], paths[0])
+        assert "old.npz" in capsys.readouterr().err
 
 
 def test_a_random_walk_depends_on_its_seed_and_lasts_as_its_rate_says(walked, tmp_path):
@@ -212,7 +217,7 @@ def test_a_random_walk_depends_on_its_seed_and_lasts_as_its_rate_says(walked, tm
         (interpolate, ["--frames", "0"], "--frames: 0 is too small; use 1 or more"),
         (interpolate, ["--points", "1"], "--points: 1 is too small; use 2 or more"),
         (interpolate, ["--between", "absent.npz"], "--between needs two latent.npz files"),
-        (interpolate, ["--between", "absent.npz", "other.npz"], "absent.npz is no latent.npz"),
+        (interpolate, ["--between", "absent.npz", "other.npz"], "no file absent.npz"),
         (interpolate, ["--size", "16384", "--format", "webp"], "--size 16384 is more than the 16383 pixels"),
         (interpolate, ["--size", "65536"], "--size 65536 is more than the 65535 pixels"),
         (interpolate, ["--class", "x"], "--class x is not a class of this model"),

@@ -3,10 +3,10 @@
 import errno
 import os
 
+from sagan_base.cli import Parser, command, usage_errors, writable_file
+
 import pytest
 import torch
-
-from sagan_base.cli import Parser, command, usage_errors, writable_file
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What cannot work is found before the first step, and said in one line."""
 
+import ast
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import sagan_base.train
 from sagan_base.data import load_data
 from sagan_base.data_sources import decoding
 
+ROOT = Path(sagan_base.train.__file__).parents[1]
 SMALL = [
     "--resolution", "16", "--generator-width", "8", "--discriminator-width", "8", "--batch-size", "4", "--num-heads",
     "4", "--steps", "2",
@@ -130,9 +132,20 @@ def test_ctrl_c_in_preparation_is_one_line_and_130(monkeypatch, tmp_path, capsys
     assert not (tmp_path / "run").exists()
 
 
-def test_ctrl_c_while_pytorch_is_imported_is_one_line_and_130(tmp_path):
+@pytest.mark.parametrize("program", [["-m", "sagan_base.train"], ["analysis/invert.py"], ["results.py"]])
+def test_ctrl_c_while_pytorch_is_imported_is_one_line_and_130(program, tmp_path):
     (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nsignal.pause()\n")
-    roots = [str(tmp_path), str(Path(sagan_base.train.__file__).parents[1])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots)}
-    done = subprocess.run([sys.executable, "-m", "sagan_base.train"], env=environment, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([sys.executable, *program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_every_script_imports_the_one_way_out_before_what_takes_long():
+    scripts = [path for folder in (".", "ablations", "analysis", "benchmarks") for path in (ROOT / folder).glob("*.py")]
+    commands = [path for path in scripts if "__main__" in path.read_text()]
+    assert len(commands) > 15
+    for path in commands:
+        imports = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = [getattr(node, "module", node.names[0].name) for node in imports]
+        assert next(n for n in names if n.partition(".")[0] not in sys.stdlib_module_names) == "sagan_base.cli", path
+        assert "@command()\ndef main" in path.read_text(), path

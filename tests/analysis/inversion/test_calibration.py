@@ -47,7 +47,9 @@ def test_a_model_of_ones_own_is_calibrated_by_a_command_and_every_later_inversio
     assert line.strip() in (tmp_path / "after" / "explorer.html").read_text()
 
 
-def test_a_record_of_other_weights_is_not_taken(checkpoint, tmp_path, monkeypatch):
+def test_a_record_of_other_weights_is_not_taken_and_a_damaged_one_is_passed_over(
+    checkpoint, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("YLG_CACHE", str(tmp_path))
     command.main(["--checkpoint", str(checkpoint), "--pictures", "2"])
     model, distance = load_model(checkpoint=checkpoint), efficientnet_distance()
@@ -55,6 +57,11 @@ def test_a_record_of_other_weights_is_not_taken(checkpoint, tmp_path, monkeypatc
     (path,) = (tmp_path / "calibrations").glob("*.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"weights": "others"}))
     assert stored_calibration(model, distance) is None
+    for damaged in ("[" * 100_000, "", "5", '{"values": ["far"]}'):
+        path.write_text(damaged)
+        assert stored_calibration(model, distance) is None
+        said = capsys.readouterr().err
+        assert path.name in said and said.count("\n") == 1
 
 
 def test_too_many_pictures_are_refused(checkpoint, capsys):
