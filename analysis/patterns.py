@@ -18,8 +18,11 @@ Examples:
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from sagan_base.cli import Parser, command, shared_option, usage_errors, writable_file, writable_folder
 
@@ -46,33 +49,39 @@ from ylg import ALIGNMENTS, LAYOUTS, ORDERS, grid_order, information_flow_graph,
 from ylg.grid_flow import relays
 from ylg.reach import unreachable_pair
 
-Drawing = tuple[str, str, Callable[[], Figure]]  # file name, caption, and the function that draws it
+
+class Drawing(NamedTuple):
+    """A figure, not yet drawn: the section of the page it belongs to, its file's name and its caption."""
+
+    section: str
+    name: str
+    caption: str
+    figure: Callable[[], Figure]
 
 
-def drawings(study: Study) -> dict[str, list[Drawing]]:
-    """Every figure, not yet drawn, by section of the page."""
-    return {
-        "masks": [_masks(study, name) for name in study.steps],
-        "flow": [drawing for name in study.steps if (drawing := _flow(study, name))],
-        "orders": [_order(study, order) for order in study.orders],
-        "seen": [_seen(study, name, order) for name in study.heads for order in study.orders_of(name)],
-    }
-
-
-def _masks(study: Study, name: str) -> Drawing:
-    chosen = study.patterns[name]
-    block = study.key_grid[1] if chosen.on_grid else study.block  # of a native pattern the lines are the grid's rows
-    return f"masks_{name}", chosen.about, lambda: draw.masks_figure(study.steps[name], name, block)
-
-
-def _flow(study: Study, name: str) -> Drawing | None:
-    steps = _few_positions(study, name)
-    if steps is None:
-        return None
-    pair = unreachable_pair(steps)
-    source = steps[0].shape[0] // 3 if pair is None else pair[1]
-    caption = f"{name} over {steps[0].shape[0]} positions"
-    return f"flow_{name}", caption, lambda: draw.flow_figure(information_flow_graph(steps), name, source)
+def drawings(study: Study) -> Iterator[Drawing]:
+    """Every figure, in the order of the page."""
+    for name, chosen in study.patterns.items():
+        block = study.key_grid[1] if chosen.on_grid else study.block  # native: the lines are the grid's rows
+        figure = partial(draw.masks_figure, study.steps[name], name, block)
+        yield Drawing("masks", f"masks_{name}", chosen.about, figure)
+    for name in study.patterns:
+        if (steps := _few_positions(study, name)) is not None:
+            n, pair = steps[0].shape[0], unreachable_pair(steps)
+            source = n // 3 if pair is None else pair[1]
+            figure = partial(draw.flow_figure, information_flow_graph(steps), name, source)
+            yield Drawing("flow", f"flow_{name}", f"{name} over {n} positions", figure)
+    # Orders are drawn with the relays of the first pattern that has some but not everywhere.
+    heard = {name: relays(study.steps[name], study.block) for name, one in study.patterns.items() if not one.on_grid}
+    related = next((name for name, cells in heard.items() if 0 < cells.size < study.positions), None)
+    for order, cells in study.orders.items():
+        caption = f"dots: relays of {related}" if related else ""
+        figure = partial(draw.order_figure, cells, study.key_grid, order, study.block, heard.get(related))
+        yield Drawing("orders", f"order_{order}", caption, figure)
+    for name in study.heads:
+        for order in study.orders_of(name):
+            stem = f"seen_{name.replace(',', '+')}" + ("" if order == NO_ORDER else f"_{order}")
+            yield Drawing("seen", stem, "", partial(_seen, study, name, order))
 
 
 def _few_positions(study: Study, name: str) -> tuple[csr_array, ...] | None:
@@ -86,31 +95,15 @@ def _few_positions(study: Study, name: str) -> tuple[csr_array, ...] | None:
         return None
 
 
-def _order(study: Study, order: str) -> Drawing:
-    """The order on the grid, with the relays of the first pattern that has some but not everywhere."""
-    laid = [name for name, chosen in study.patterns.items() if not chosen.on_grid]
-    heard = {name: relays(study.steps[name], study.block) for name in laid}
-    name = next((name for name, cells in heard.items() if 0 < cells.size < study.positions), None)
-    caption = f"dots: relays of {name}" if name else ""
-    cells, marked = study.orders[order], heard.get(name)
-    return f"order_{order}", caption, lambda: draw.order_figure(cells, study.key_grid, order, study.block, marked)
-
-
-def _seen(study: Study, name: str, order: str) -> Drawing:
-    title = f"{name}{'' if order == NO_ORDER else f', {order} order'}: query {study.query}"
-    stem = f"seen_{name.replace(',', '+')}" + ("" if order == NO_ORDER else f"_{order}")
-
-    def figure() -> Figure:
-        return draw.seen_figure(
-            {kind: study.head_masks(name, order, study.query_grid, kind) for kind in study.alignments},
-            [(f"{chosen.name}, step {step + 1}", step) for chosen, step in study.heads[name]],
-            study.query_grid,
-            study.key_grid,
-            study.query,
-            title,
-        )
-
-    return stem, "", figure
+def _seen(study: Study, name: str, order: str) -> Figure:
+    return draw.seen_figure(
+        {kind: study.head_masks(name, order, study.query_grid, kind) for kind in study.alignments},
+        [(f"{chosen.name}, step {step + 1}", step) for chosen, step in study.heads[name]],
+        study.query_grid,
+        study.key_grid,
+        study.query,
+        f"{name}{'' if order == NO_ORDER else f', {order} order'}: query {study.query}",
+    )
 
 
 def overview() -> Figure:
@@ -159,17 +152,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_text(out / "comparison.csv", as_csv(rows))
     together = heads_together(study, rows)
     write_text(out / "layouts.csv", tables.csv(together))
-    planned = drawings(study)
-    pictures: dict[str, list[Picture]] = {section: [] for section in planned}
-    with tqdm(total=sum(map(len, planned.values())), unit="picture") as progress:
-        for section, entries in planned.items():
-            for name, caption, figure in entries:
-                pictures[section].append(Picture(name, caption, draw.save(figure(), out / name)))
-                progress.update()
+    planned = list(drawings(study))
+    pictures: dict[str, list[Picture]] = defaultdict(list)
+    for section, name, caption, figure in tqdm(planned, unit="picture"):
+        pictures[section].append(Picture(name, caption, draw.save(figure(), out / name)))
     write_page(study, rows, together, pictures, out / "index.html")
     print(f"{tables.text(in_order(together, study.first_order))}\n")
     print(
-        f"{out / 'index.html'}: {progress.total} pictures, also as PNG and SVG; comparison.csv: {len(rows)} rows; "
+        f"{out / 'index.html'}: {len(planned)} pictures, also as PNG and SVG; comparison.csv: {len(rows)} rows; "
         f"layouts.csv: {len(together)} rows"
     )
 

@@ -209,7 +209,7 @@ def in_order(rows: pd.DataFrame, order: str) -> pd.DataFrame:
 
 def as_csv(rows: pd.DataFrame) -> str:
     """One line for each pattern and order; where there is a number for each step, they are joined by spaces."""
-    return tables.csv(rows.apply(lambda column: column.map(_joined)))
+    return tables.csv(rows.map(_joined))
 
 
 def _joined(value: Any) -> Any:

@@ -144,7 +144,7 @@ def test_the_matrix_shows_each_entry_in_the_colour_of_its_step():
 
 def test_the_view_of_a_query_shows_the_keys_that_its_row_allows():
     study = studies.prepare(["strided"], ["raster"], "4x4", alignment=["pool", "rows"], query=(5, 2))
-    name, _, make = patterns.drawings(study)["seen"][0]
+    _, name, _, make = next(each for each in patterns.drawings(study) if each.section == "seen")
     shown = [axes.images[0].get_array() for axes in make().axes]
     assert name == "seen_strided_raster" and len(shown) == 4  # 2 heads x 2 alignments, an alignment to a row
     for picture, (alignment, head) in zip(shown, [("pool", 0), ("pool", 1), ("rows", 0), ("rows", 1)], strict=True):
@@ -154,7 +154,7 @@ def test_the_view_of_a_query_shows_the_keys_that_its_row_allows():
 
 def test_the_ring_lies_where_the_query_is_on_the_image():
     study = studies.prepare(["dense"], ["raster"], "4x4", alignment=["rows"], query=(5, 2))
-    _, _, make = patterns.drawings(study)["seen"][0]
+    make = next(each.figure for each in patterns.drawings(study) if each.section == "seen")
     for ring in make().axes[0].collections:
         assert ring.get_offsets().tolist() == [[1.25, 2.75]]  # (x, y), two queries to a cell
 
