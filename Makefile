@@ -12,7 +12,7 @@ help:
 	@echo "make results    tables, report and RESULTS.md again from the raw results in the repository"
 	@echo "make figures    pictures again: README's, benchmark plots, sheets and pages of the shipped models"
 	@echo "make docs       the API as pages, from the docstrings, in build/api"
-	@echo "make test       set up .venv, then run the tests"
+	@echo "make test       set up .venv, then run the tests but for the slow ones, which .ci/run has too"
 	@echo "make lint       ruff"
 	@echo "make clean      remove .venv"
 
@@ -45,7 +45,7 @@ docs: $(STAMP)
 	$(VENV)/bin/pdoc --docformat google -o build/api ylg sagan_base
 
 test: $(STAMP)
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -m 'not slow'
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

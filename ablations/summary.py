@@ -148,7 +148,7 @@ def _questions(groups: Groups, spread: Spread) -> pd.DataFrame:
                 "question": contrast.question,
                 "answer": _answer(contrast, groups, difference, p),
                 "difference": str(difference),
-                "p (Holm)": "-" if math.isnan(difference.p) else f"{p:.3f}",
+                "p (Holm)": "-" if math.isnan(difference.p) else f"{p:.3f}" if p >= 0.0005 else "<0.001",
                 "seeds": " and ".join(map(str, difference.seeds)),
                 "smallest shown": f"{percent(-difference.detectable)} or {percent(difference.detectable)}",
                 "compared": " - ".join(groups[name][0].title for name in (contrast.row, contrast.other)),

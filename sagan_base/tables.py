@@ -17,7 +17,7 @@ from sagan_base.typed import reading
 
 # What two machines compute from one raw result differs beyond the tenth digit; what is written must not.
 DIGITS = 6
-STARTS_AS_A_NUMBER = re.compile(r"[-+]?\d|[-–]$")
+STARTS_AS_A_NUMBER = re.compile(r"[-+<]?\d|[-–]$")
 LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",

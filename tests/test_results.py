@@ -19,12 +19,17 @@ def summaries(results):
     return results["read_summaries"]()
 
 
-def test_the_page_is_up_to_date(results, summaries, repository):
-    stored = (repository / "RESULTS.md").read_text(encoding="utf-8")
-    assert results["page"](summaries) == stored, "RESULTS.md is stale: run make results"
+@pytest.fixture(scope="module")
+def page(results, summaries) -> str:
+    """The text, made once: its bootstraps take seconds."""
+    return results["page"](summaries)
 
 
-def test_a_stale_page_is_noticed_and_left_alone(results, summaries, tmp_path, monkeypatch, capsys):
+def test_the_page_is_up_to_date(page, repository):
+    assert page == (repository / "RESULTS.md").read_text(encoding="utf-8"), "RESULTS.md is stale: run make results"
+
+
+def test_a_stale_page_is_noticed_and_left_alone(results, summaries, page, tmp_path, monkeypatch, capsys):
     stale = tmp_path / "RESULTS.md"
     stale.write_text("# Results\n\nFID 1.0\n")
     monkeypatch.setitem(results["page"].__globals__, "PAGE", stale)
@@ -32,7 +37,7 @@ def test_a_stale_page_is_noticed_and_left_alone(results, summaries, tmp_path, mo
     assert results["main"](["--check"]) == 1
     assert "is stale: run make results" in capsys.readouterr().out
     assert stale.read_text() == "# Results\n\nFID 1.0\n"
-    stale.write_text(results["page"](summaries))
+    stale.write_text(page)
     assert results["main"](["--check"]) == 0
 
 
@@ -43,7 +48,6 @@ def test_what_every_shipped_ablation_shows_is_what_its_runs_give_to_the_byte(sum
         assert markdown(summary.table) in (repository / "RESULTS.md").read_text(encoding="utf-8")
 
 
-def test_every_model_that_ships_is_on_the_page_with_its_figures(results, summaries):
-    text = results["page"](summaries)
+def test_every_model_that_ships_is_on_the_page_with_its_figures(page):
     for name in model_names():
-        assert f"### {name}\n" in text and f"(sagan_base/shipped/{name}.png)" in text
+        assert f"### {name}\n" in page and f"(sagan_base/shipped/{name}.png)" in page

@@ -34,6 +34,7 @@ from sagan_base.distributed import Processes
 from sagan_base.metrics.evaluate import Evaluation, RealStatistics
 from sagan_base.run_folder import read_metrics
 
+pytestmark = pytest.mark.slow
 DISTANCE = "FD (digits classifier)"
 MINIATURE = """
 import sys, torch

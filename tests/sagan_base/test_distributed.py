@@ -79,6 +79,7 @@ def assert_same_training(out: Path, alone) -> None:
             torch.testing.assert_close(together[name], tensor, atol=4e-3, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one_and_only_the_first_writes(tmp_path, config, alone):
     out = tmp_path / "together"
     said = torchrun(tmp_path, out, config)
@@ -89,6 +90,7 @@ def test_two_processes_have_the_losses_of_one_and_only_the_first_writes(tmp_path
     assert session["processes"] == 2
 
 
+@pytest.mark.slow
 def test_an_elastic_restart_goes_on_from_the_newest_checkpoint(tmp_path, config, alone):
     out = tmp_path / "restarted"
     said = torchrun(tmp_path, out, config, "fail-once", restarts=1)
@@ -112,6 +114,7 @@ def test_alone_every_exchange_is_the_identity():
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.slow
 def test_two_processes_keep_the_steps_of_an_evaluation_that_fails_and_make_it_up(tmp_path, config, alone):
     out = tmp_path / "together"
     config = replace(config, training=replace(config.training, checkpoint_every=0))

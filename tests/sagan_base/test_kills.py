@@ -10,10 +10,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from sagan_base.checkpoint import read_checkpoint
 from sagan_base.run_folder import log_lines
 from sagan_base.training import train
 
+pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("YLG_KILLS", "3"))
 TIMED = {"images_per_second", "seconds"}
 SERVER = multiprocessing.get_context("forkserver")  # its processes begin with everything imported, and nothing run
