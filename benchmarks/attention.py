@@ -14,8 +14,9 @@ the same masks by gathering the keys of every query.
 Methods of a case take turns on the same inputs and are compared round by round (timing.py); on a CPU one thread
 runs, since the CPU time of several would count their waiting. What a method keeps between calls (plans, masks) is
 counted as memory beside the peak of a call. Before it is timed, every method is checked in float64 against softmax
-by its definition. One that would need more than --memory by arithmetic, or more than --limit seconds a call by its time
-on the case before, is not run, and the table says so.
+by its definition. One that would need more than --memory by arithmetic is not run, nor one that by its time on an
+earlier case would take more than --limit seconds a call, or HOPELESS times as long as another way to the same; the
+table says so.
 
 Prints a table; writes it as JSON, and a plot of time against the number of queries, to --out.
 """
@@ -51,6 +52,7 @@ from ylg import attention_plan, sparse_attention, sparse_head_masks
 from ylg.devices import choose_backend
 
 RESULTS = Path("runs/benchmarks")  # those in benchmarks/results are what RESULTS.md quotes: replace them on purpose
+HOPELESS = 3
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-1}  # of the largest value; what is further off is wrong
 
 
@@ -256,25 +258,27 @@ def measure(
 ) -> list[dict]:
     """One row per method, the first of them ours with the first pattern: the one that the others are compared with.
 
-    ``before`` are the rows of earlier cases, from which is predicted what takes more than ``limit`` seconds a call.
+    ``before`` are the rows of earlier cases, from which is predicted what takes too long.
     """
     given = {one_head: case.inputs(device, one_head) for one_head in (False, True)}
     *inputs, out = (x.nbytes for x in given[False])
     # Every input and output once: forward; with backward all of them again, and the gradients of the inputs
     traffic = sum(inputs) + out, 3 * sum(inputs) + 2 * out
     torch._dynamo.reset()  # its limit of recompilations would leave FlexAttention out of later cases
-    rows, steps = [], {}
-    for candidate in candidates(case, device):
+    ways, rows, steps = list(candidates(case, device)), [], {}
+    predicted = {way: predicted_seconds(way, case.scores, before) for way in ways if way.kind != OURS}
+    for candidate in ways:
         row = {"case": name, **asdict(case), "kind": candidate.kind, "method": candidate.name}
         row |= {"pattern": candidate.pattern, "scores": case.scores}
         rows.append(row)
-        predicted = predicted_seconds(row, before) if candidate.kind != OURS else 0
         if candidate.needs > memory:
             row["left_out"] = f"would need {candidate.needs / 1e9:.0f} GB, not run"
             continue
-        if predicted > limit:
-            row["left_out"] = f"predicted {predicted:.0f} s a call, not run"
-            continue
+        if takes := predicted.get(candidate):
+            others = [x for way, x in predicted.items() if way.kind == candidate.kind and x and way.needs <= memory]
+            if takes > min(limit, HOPELESS * min(others)):
+                row["left_out"] = f"predicted {takes:.2g} s a call, not run"
+                continue
         *inputs, d_out = given[candidate.kind == ONE_HEAD]
         try:
             method = candidate.make()
@@ -303,13 +307,12 @@ def measure(
     return rows
 
 
-def predicted_seconds(row: dict, before: Sequence[dict]) -> float:
+def predicted_seconds(way: Candidate, scores: int, before: Sequence[dict]) -> float | None:
     """Of a call, from the last case in which this way ran: peers take a time in proportion to the dense scores."""
-    alike = ("kind", "method", "pattern", "dtype")
-    for other in reversed(before):
-        if [other[x] for x in alike] == [row[x] for x in alike] and "forward_ms" in other:
-            return other.get("both_ms", other["forward_ms"])[1] / 1e3 * row["scores"] / other["scores"]
-    return 0
+    for row in reversed(before):
+        if (row["kind"], row["method"]) == (way.kind, way.name) and "forward_ms" in row:
+            return row.get("both_ms", row["forward_ms"])[1] / 1e3 * scores / row["scores"]
+    return None
 
 
 def passes(method: Method, inputs: list[Tensor], d_out: Tensor | None, device: torch.device) -> Iterator[tuple]:
@@ -369,8 +372,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cases", nargs="+", metavar="CASE", help=f"of {', '.join(CASES)} (default: for the device)")
     parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     parser.add_argument("--rounds", type=int, default=9, help="in which all methods take turns (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=3, help="after which a way takes no more turns (default: 3)")
-    parser.add_argument("--limit", type=float, default=45, help="seconds a call may take (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2, help="after which a way takes no more turns (default: 2)")
+    parser.add_argument("--limit", type=float, default=25, help="seconds a call may take (default: %(default)s)")
     parser.add_argument("--memory", type=float, default=6, help="GB that a method may need (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of JSON and plot (default: %(default)s)")
     parser.add_argument("--name", help="file name of the results (default: attention-cpu or attention-GPU)")
