@@ -19,7 +19,7 @@ from ylg.heads import HeadPattern, head_steps, shown_order, sparse_head_masks
 from ylg.named_state import NamedState, masks_of_heads, order_name
 from ylg.orders import Order, check_grid, is_whole
 from ylg.patterns import Pattern
-from ylg.plan import AttentionPlan, attention_plan
+from ylg.plan import AttentionPlan, apart, attention_plan
 
 MODES = ("parallel", "sequential")
 
@@ -105,10 +105,7 @@ class SparseAttention2d(NamedState):
         self.scale, self.stride, self.backend = scale, stride, backend
         chain = _chained_steps(layout) if mode == "sequential" else [list(range(num_heads))]
         query_grids = [self.key_grid] * (len(chain) - 1) + [grid]
-        self._first_plans = [
-            attention_plan([self._parallel_masks(query_grid)[head] for head in heads])
-            for query_grid, heads in zip(query_grids, chain, strict=True)
-        ]
+        self._first_plans = [apart(self._planned, *step) for step in zip(query_grids, chain, strict=True)]
         self.plans = self._first_plans
 
         self.query = nn.Conv2d(channels, qk_channels, 1, bias=False)
@@ -139,9 +136,11 @@ class SparseAttention2d(NamedState):
             masks = [later @ earlier for later, earlier in zip(plan.sparse_masks(), masks, strict=True)]
         return masks
 
-    def _parallel_masks(self, query_grid: tuple[int, int]) -> list[csr_array]:
+    def _planned(self, query_grid: tuple[int, int], heads: list[int]) -> AttentionPlan:
+        """The plan of masks of the parallel layout, named by its heads."""
         chosen = (self.num_heads, self.order, self.alignment, self.stride)
-        return sparse_head_masks(self.pattern, query_grid, self.key_grid, *chosen)
+        masks = sparse_head_masks(self.pattern, query_grid, self.key_grid, *chosen)
+        return attention_plan([masks[head] for head in heads])
 
     def _apply(self, fn, recurse=True):
         """Plans follow the parameters. They are no buffers, so no layer can change what another one uses."""

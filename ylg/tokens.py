@@ -16,7 +16,7 @@ from ylg.attention import check_backend, check_input, sparse_attention
 from ylg.heads import HeadPattern, head_steps, shown_order, sparse_head_masks
 from ylg.named_state import NamedState, masks_of_heads, order_name
 from ylg.orders import Grid, Order, check_grid, is_whole
-from ylg.plan import AttentionPlan, attention_plan
+from ylg.plan import AttentionPlan, apart, attention_plan
 
 
 class SparseAttention(NamedState):
@@ -93,11 +93,14 @@ class SparseAttention(NamedState):
         """The plan for a grid of cells, extra tokens first; made once a grid."""
         grid = check_grid(grid, "grid")
         if grid not in self._plans:
-            masks = sparse_head_masks(self.pattern, grid, None, self.num_heads, self.order, stride=self.stride)
-            distinct = {id(mask): mask for mask in masks}
-            wider = {key: _with_extra(mask, self.extra_tokens) for key, mask in distinct.items()}
-            self._plans[grid] = attention_plan([wider[id(mask)] for mask in masks])
+            self._plans[grid] = apart(self._planned, grid)
         return self._plans[grid]
+
+    def _planned(self, grid: Grid) -> AttentionPlan:
+        masks = sparse_head_masks(self.pattern, grid, None, self.num_heads, self.order, stride=self.stride)
+        distinct = {id(mask): mask for mask in masks}
+        wider = {key: _with_extra(mask, self.extra_tokens) for key, mask in distinct.items()}
+        return attention_plan([wider[id(mask)] for mask in masks])
 
     def forward(
         self, x: Tensor, grid: Grid | None = None, key_mask: Tensor | None = None, return_attention: bool = False
@@ -129,8 +132,10 @@ class SparseAttention(NamedState):
 
     def _grid_of(self, tokens: int, grid: Grid | None) -> Grid:
         cells = tokens - self.extra_tokens
-        side = math.isqrt(max(cells, 0))
-        grid = (side, side) if grid is None and self.grid is None else check_grid(grid or self.grid, "grid")
+        if grid is None and self.grid is None:
+            grid = (math.isqrt(max(cells, 0)),) * 2
+        else:
+            grid = check_grid(self.grid if grid is None else grid, "grid")
         if cells < 1 or grid[0] * grid[1] != cells:
             raise ValueError(
                 f"{tokens} tokens, {self.extra_tokens} of them extra, do not fill the grid {grid} of "

@@ -99,6 +99,22 @@ def test_nothing_made_under_a_mode_of_the_caller_is_kept(monkeypatch, mode):
     torch.autograd.grad(ours.sum(), tensors)
 
 
+@pytest.mark.parametrize("made", ["inside", "outside"])
+def test_layers_run_on_fake_tensors_whether_made_among_them_or_before(monkeypatch, made):
+    fresh_plans(monkeypatch)
+
+    def layers():
+        return SparseAttention2d(16, (8, 8)), SparseAttention(16, extra_tokens=1, bias_grid=(4, 4))
+
+    before = layers() if made == "outside" else None
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for block, shape in zip(before or layers(), [(2, 16, 8, 8), (2, 17, 16)], strict=True):
+            x = torch.zeros(shape, requires_grad=True)
+            block(x).sum().backward()
+            assert x.grad.shape == shape
+    torch.nn.functional.mse_loss(layers()[1](torch.ones(2, 17, 16)), torch.zeros(2, 17, 16)).backward()
+
+
 def test_a_plan_of_which_only_a_copy_is_kept_is_not_made_again():
     masks = torch.rand(2, 9, 7, generator=torch.Generator().manual_seed(5)) < 0.5
     masks[..., 0] = True

@@ -95,6 +95,13 @@ def test_any_grid_is_taken_at_run_time_and_its_plan_kept():
     assert block.plan((3, 5)) is copy.deepcopy(block).plan((3, 5))
 
 
+def test_compiled_for_batches_of_any_size_it_gives_the_same():
+    block = layer(grid=(4, 4), bias_grid=(4, 4))
+    compiled = torch.compile(block, backend="aot_eager", fullgraph=True, dynamic=True)
+    for batch in (3, 5):
+        torch.testing.assert_close(compiled(tokens(batch=batch)), block(tokens(batch=batch)))
+
+
 def test_dtypes_and_autocast_are_those_of_attention():
     block, x = layer(bias_grid=(4, 4)), tokens()
     expected = block(x)
