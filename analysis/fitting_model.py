@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from torch import Tensor
+
 from analysis.inversion.calibration import DRAWS, nearest_draw
 from analysis.inversion.distances import Distance, choose_distance
 from analysis.inversion.targets import from_file
@@ -41,12 +43,13 @@ def fitting_model(
         return model_of(arguments), ""
     distance = distance or choose_distance()
     models = [open_model(name, None, arguments.device, arguments.threads) for name in model_names()]
+    seen = {model.name: _readable(pictures, model, **reading) for model in models}
     colour = [model for model in models if model.generator.config.image_channels == 3]
-    if colour and any(_is_in_colour(path, colour[0], **reading) for path in pictures[:MOST_PICTURES]):
+    if any(_is_in_colour(image) for model in colour for image in seen[model.name]):
         models = colour
     if len(models) == 1:
         return models[0], f"model {models[0].name} draws in colour, as the picture is; --model NAME chooses another"
-    distances = {model.name: _mean_distance(model, pictures, distance, **reading) for model in models}
+    distances = {m.name: fmean(nearest_draw(m, image, distance) for image in seen[m.name]) for m in models}
     order = sorted(models, key=lambda model: distances[model.name])
     others = ", ".join(f"{model.name} {distances[model.name]:.2f}" for model in order[1:])
     line = (
@@ -56,24 +59,21 @@ def fitting_model(
     return order[0], line
 
 
-def _is_in_colour(path: Path, model: Model, **reading: Any) -> bool:
-    """Whether the channels of a readable picture differ by more than a scanner or JPEG makes them."""
-    try:
-        image = from_file(path, model, **reading).image
-    except ValueError:
-        return False
-    return float((image.amax(0) - image.amin(0)).mean()) > COLOURED
-
-
-def _mean_distance(model: Model, pictures: Sequence[Path], distance: Distance, **reading: Any) -> float:
+def _readable(pictures: Sequence[Path], model: Model, **reading: Any) -> list[Tensor]:
+    """The first of the pictures as the model takes them; those that cannot be read are passed over, unless none can."""
     images, problems = [], []
     for path in pictures:
-        if len(images) == MOST_PICTURES:
-            break
         try:
             images.append(from_file(path, model, **reading).image)
         except ValueError as error:
             problems.append(error)
+        if len(images) == MOST_PICTURES:
+            break
     if not images:
         raise problems[0]
-    return fmean(nearest_draw(model, image, distance) for image in images)
+    return images
+
+
+def _is_in_colour(image: Tensor) -> bool:
+    """Whether the channels differ by more than a scanner or JPEG makes them."""
+    return float((image.amax(0) - image.amin(0)).mean()) > COLOURED

@@ -24,7 +24,7 @@ from analysis.inversion.report import shorten
 from analysis.loading import Model, add_common_arguments, model_of, out_folder
 from analysis.neighbours import Encoder, encoded, encoder, nearest
 from analysis.overlay import at_least, captioned
-from sagan_base.data import ImageData
+from sagan_base.data import ImageData, evenly_spaced
 from sagan_base.files import save_image, write_json
 from sagan_base.provenance import provenance
 from sagan_base.sampling import draw_class, to_image
@@ -66,35 +66,34 @@ def main(argv: list[str] | None = None) -> int:
     number, seed = arguments.number, arguments.seed
     rows = [(model.class_name(label), draw_class(model.generator, label, number, seed)) for label in labels]
     save_image(out / "classes.png", labelled_sheet(rows))
-    limits = [(limit, draw_class(model.generator, labels[0], number, seed, limit)) for limit in LIMITS]
-    names = ["no limit" if math.isinf(limit) else f"|z| <= {limit}" for limit in LIMITS]
-    save_image(out / "truncation.png", labelled_sheet(list(zip(names, [images for _, images in limits], strict=True))))
-    numbers: dict[str, Any] = {
-        "truncation": {
-            "class": model.class_names[labels[0]],
-            "mean distance between two images": {
-                name: spread(images) for name, (_, images) in zip(names, limits, strict=True)
-            },
-        }
+    truncated = {
+        "no limit" if math.isinf(limit) else f"|z| <= {limit}": draw_class(
+            model.generator, labels[0], number, seed, limit
+        )
+        for limit in LIMITS
     }
+    save_image(out / "truncation.png", labelled_sheet(list(truncated.items())))
+    spreads = {name: spread(images) for name, images in truncated.items()}
+    truncation = {"class": model.class_names[labels[0]], "mean distance between two images": spreads}
+    numbers: dict[str, Any] = {"truncation": truncation, "provenance": provenance(seed)}
+    between = "mean distance of pixels between two images, of a range of 1"
+    _tell(f"spread of class {model.class_name(labels[0])} ({between})", spreads)
     written = "classes.png, truncation.png"
-    print(
-        f"spread of class {model.class_name(labels[0])} (mean distance of pixels between two images, of a range of 1):"
-    )
-    for name, value in numbers["truncation"]["mean distance between two images"].items():
-        print(f"  {name:10} {value:.4f}")
     if data is not None:
         images = torch.cat([images for _, images in rows])
         sheet, distances = neighbours(images, data, test, encode, arguments.neighbours)
         numbers["neighbours"] = {"features": arguments.features, **distances}
         save_image(out / "neighbours.png", sheet)
         written += ", neighbours.png"
-        print(f"distance to the nearest training image, by {arguments.features} (median):")
-        for name, value in distances["median distance to the nearest training image"].items():
-            print(f"  {name:22} {value:.4f}")
-    write_json(out / "samples.json", numbers | {"provenance": provenance(seed)})
+        medians = distances["median distance to the nearest training image"]
+        _tell(f"distance to the nearest training image, by {arguments.features} (median)", medians)
+    write_json(out / "samples.json", numbers)
     print(f"wrote {shorten(out)}: {written}, samples.json")
     return 0
+
+
+def _tell(what: str, values: dict[str, float]) -> None:
+    print("\n".join([f"{what}:", *(f"  {name:22} {value:.4f}" for name, value in values.items())]))
 
 
 def spread(images: Tensor) -> float:
@@ -116,18 +115,16 @@ def neighbours(
     images: Tensor, data: ImageData, test: ImageData | None, encode: Encoder, count: int
 ) -> tuple[Image.Image, dict[str, Any]]:
     """The sheet of the training images nearest to generated ones, and how near these and held-out real ones are."""
-    real = torch.empty(0)
-    if test is not None:
-        real = test.batch(torch.linspace(0, len(test) - 1, min(HELD_OUT, len(test))).long())[0]
-    queries = encode(torch.cat([images, real]) if len(real) else images)
+    real = [] if test is None else [test.batch(evenly_spaced(len(test), HELD_OUT))[0]]
+    queries = encode(torch.cat([images, *real]))
     distances, indices = nearest(queries, encoded(data, encode), count)
     closest = distances[: len(images), 0]
     medians = {"generated": float(closest.median())}
-    if len(real):
+    if real:
         medians["held-out real"] = float(distances[len(images) :, 0].median())
     # The nearest of all generated images first: if anything was copied, it stands on top.
     order = closest.argsort()
-    shown = order[torch.linspace(0, len(order) - 1, min(10, len(order))).long()].tolist()
+    shown = order[evenly_spaced(len(order), 10)].tolist()
     rows = [
         (f"nearest {closest[i].item():.3f}", torch.cat([images[i : i + 1], data.batch(indices[i])[0]])) for i in shown
     ]

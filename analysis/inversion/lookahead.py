@@ -9,17 +9,10 @@ from torch.optim import Optimizer
 
 
 class Lookahead:
-    """Wraps an optimiser: slow weights move by ``alpha`` towards the fast ones every ``k`` steps, and reset them.
-
-    Raises:
-        ValueError: ``k`` is not positive or ``alpha`` is not in (0, 1].
-    """
+    """Wraps an optimiser: slow weights move by ``alpha``, in (0, 1], towards the fast ones every ``k`` steps, and reset
+    them; config.py refuses other values."""
 
     def __init__(self, optimizer: Optimizer, k: int = 5, alpha: float = 0.5) -> None:
-        if k < 1:
-            raise ValueError(f"lookahead k={k} is not positive; the published value is 5")
-        if not 0 < alpha <= 1:
-            raise ValueError(f"lookahead alpha={alpha} is not in (0, 1]; the published value is 0.5")
         self.optimizer, self.k, self.alpha = optimizer, k, alpha
         self.taken = 0
         self.slow: list[Tensor] = [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]

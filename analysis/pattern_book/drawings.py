@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
+from matplotlib.patches import Patch, Rectangle
 from scipy.sparse import csr_array
 
 from sagan_base.files import atomic_write
@@ -217,50 +217,25 @@ def seen_figure(
 
 @matplotlib.rc_context(STYLE)
 def overview_figure(cells: np.ndarray, side: int, ltr: Sequence[csr_array], rtl: Sequence[csr_array]) -> Figure:
-    """The picture of the README: the ESA order, and the two patterns it carries, on a card of its own."""
-    figure = Figure(figsize=(12.4, 5.0))
-    figure.patch.set_alpha(0.0)  # outside the card, whatever the page is
-    card = FancyBboxPatch(
-        (0.006, 0.014),
-        0.988,
-        0.972,
-        boxstyle="round,pad=0,rounding_size=0.02",
-        mutation_aspect=12.4 / 5.0,
-        transform=figure.transFigure,
-        facecolor=PAPER,
-        edgecolor=LINE,
-        linewidth=1.2,
-        zorder=-1,
-    )
-    figure.add_artist(card)
-    left, middle, right = (figure.add_axes((x, 0.15, 0.27, 0.62)) for x in (0.045, 0.375, 0.705))
-    last = np.arange(side - 1, side * side, side)
-    draw_order(left, cells, (side, side), side)
-    position_row, position_col = np.divmod(cells[last], side)
-    for r, c in zip(position_row, position_col, strict=True):
-        left.add_patch(Rectangle((c, r), 1, 1, fill=False, edgecolor=STEP_COLOURS[1], linewidth=2.6, zorder=5))
-    for axes, steps in ((middle, ltr), (right, rtl)):
+    """The picture of the README: the ESA order, and the two patterns it carries."""
+    figure = Figure(figsize=(12.4, 5.4), layout="constrained", facecolor=PAPER)
+    figure.get_layout_engine().set(w_pad=0.25, h_pad=0.15)
+    order, *patterns = figure.subplots(1, 3)
+    draw_order(order, cells, (side, side), side)
+    for r, c in zip(*np.divmod(cells[side - 1 :: side], side), strict=True):
+        order.add_patch(Rectangle((c, r), 1, 1, fill=False, edgecolor=STEP_COLOURS[1], linewidth=2.6, zorder=5))
+    for axes, steps in zip(patterns, (ltr, rtl), strict=True):
         draw_masks(axes, steps, side)
         axes.set(xticks=[], yticks=[])
     for axes, title, line in (
-        (left, "ESA order", "by distance from the corner, blocks of 8"),
-        (middle, "LTR", "row i attends to column j"),
-        (right, "RTL", "the same, turned round"),
+        (order, "ESA order", "by distance from the corner, blocks of 8;\nframed: the last cell of every block"),
+        (patterns[0], "LTR", "row i attends to column j\n"),
+        (patterns[1], "RTL", "the same, turned round\n"),
     ):
-        x = axes.get_position().x0
-        figure.text(x, 0.885, title, fontsize=17, fontweight="bold")
-        figure.text(x, 0.815, line, fontsize=11.5, color=SOFT)
-    figure.text(left.get_position().x0, 0.075, "framed: the last cell of every block", fontsize=11, color=SOFT)
-    figure.legend(
-        handles=[
-            Patch(color=colour_of(0), label="step 1: inside the block"),
-            Patch(color=colour_of(1), label="step 2: one cell of every block"),
-            Patch(color=INK, label="both: oneself"),
-        ],
-        loc="center",
-        bbox_to_anchor=(0.666, 0.085),
-        ncols=3,
-        frameon=False,
-        fontsize=11.5,
-    )
+        axes.set_title(f"{title}\n\n", fontsize=17)
+        axes.set_anchor("S")
+        axes.annotate(line, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=11.5, color=SOFT, va="bottom")
+    meanings = ("step 1: inside the block", "step 2: one cell of every block", "both: oneself")
+    handles = [Patch(color=c, label=text) for c, text in zip((*STEP_COLOURS[:2], INK), meanings, strict=True)]
+    figure.legend(handles=handles, loc="outside lower right", ncols=3, frameon=False, fontsize=11.5)
     return figure

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from analysis.fitting_model import _mean_distance, fitting_model
-from analysis.inversion.calibration import DRAWS
+from analysis.fitting_model import _readable, fitting_model
+from analysis.inversion.calibration import DRAWS, nearest_draw
 from analysis.inversion.distances import Distance
 from analysis.inversion.targets import generated
 from analysis.loading import add_common_arguments, load_model
@@ -60,7 +60,7 @@ def test_a_picture_that_cannot_be_read_is_refused_by_name(tmp_path):
         fitting_model(parsed(), [tmp_path / "nothing.png"])
 
 
-def test_a_model_is_as_far_as_the_mean_over_pictures_of_its_nearest_draw(checkpoint, tmp_path):
+def test_of_every_picture_the_nearest_draw_counts(checkpoint, tmp_path):
     model = load_model(checkpoint=checkpoint)
     levels = torch.randint(0, 256, (2, 1, 16, 16), generator=torch.Generator().manual_seed(0))
     pictures = levels.float() / 127.5 - 1
@@ -71,5 +71,5 @@ def test_a_model_is_as_far_as_the_mean_over_pictures_of_its_nearest_draw(checkpo
     draws = draw_any(model.generator, DRAWS)
     for negative, sign in ((False, 1), (True, -1)):
         nearest = [min(float((draw - sign * picture).square().mean()) for draw in draws) for picture in pictures]
-        ours = _mean_distance(model, paths, squared, negative=negative)
-        assert ours == pytest.approx(sum(nearest) / 2, rel=1e-4)
+        ours = [nearest_draw(model, image, squared) for image in _readable(paths, model, negative=negative)]
+        assert ours == pytest.approx(nearest, rel=1e-4)

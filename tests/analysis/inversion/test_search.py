@@ -222,8 +222,6 @@ def test_lookahead_moves_slow_weights_by_alpha_every_k_steps():
         optimizer.step()
         seen.append(weight.item())
     assert seen == [1.0, 0.5, 1.5, 1.0]  # 0 -> 2, back to a quarter; 0.5 -> 2.5, back to a quarter
-    with pytest.raises(ValueError, match="k=0"):
-        Lookahead(torch.optim.SGD([weight], lr=1.0), k=0)
 
 
 def test_lookahead_changes_the_path_of_an_inversion(model):
