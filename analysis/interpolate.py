@@ -71,8 +71,6 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     with usage_errors():
-        if not 0.01 <= arguments.rate <= 1000:
-            raise ValueError(f"--rate {arguments.rate} is no speed of a film; use 0.01 to 1000 pictures a second")
         if arguments.size > LARGEST[arguments.format]:
             raise ValueError(
                 f"--size {arguments.size} is more than the {LARGEST[arguments.format]} pixels that a side of a "

@@ -5,7 +5,6 @@ adds ``generator``, both optimisers and what training.py keeps. The metadata hol
 file is complete by itself, and the SHA-256 of everything else. Reading runs no code from the file.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,16 +13,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sagan_base.config import RunConfig
 from sagan_base.discriminator import Discriminator
-from sagan_base.files import atomic_write
 from sagan_base.generator import Generator
 from sagan_base.network import Network
 from sagan_base.run_folder import CHECKPOINT_FOLDER, MODEL_FILE
 from sagan_base.stopping import Health
+from sagan_base.tensors import read_tensors, write_tensors
 from sagan_base.typed import from_dict, parse_json
 
 FORMAT = "ylg checkpoint 1"
@@ -83,11 +81,8 @@ def write_checkpoint(
     path: str | Path, tensors: Mapping[str, Tensor], config: RunConfig, info: Mapping[str, Any]
 ) -> None:
     """Write the file atomically; ``info`` must be JSON."""
-    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     metadata = {"format": FORMAT, "config": json.dumps(config.to_dict()), "info": json.dumps(dict(info))}
-    metadata["sha256"] = _digest(plain, metadata)
-    with atomic_write(path) as temporary:
-        save_file(plain, temporary, metadata)
+    write_tensors(path, tensors, metadata)
 
 
 def read_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Checkpoint:
@@ -100,21 +95,12 @@ def read_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Che
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; give a checkpoint (.safetensors) written by training")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a checkpoint, or is truncated ({error}); give a .safetensors file written by training"
-        ) from None
+    tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT or not metadata.keys() >= {"config", "info", "sha256"}:
         raise ValueError(
             f"{path} is a safetensors file, but no checkpoint of this version (format "
             f"{metadata.get('format')!r}, expected {FORMAT!r}); give one written by this version's training"
         )
-    if metadata.get("sha256") != _digest(tensors, metadata):
-        raise ValueError(f"{path} is damaged: its contents do not match its SHA-256; use another copy or checkpoint")
     if parts is not None:
         kept = tuple(f"{part}." for part in parts)
         tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(kept)}
@@ -124,16 +110,6 @@ def read_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> Che
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is no checkpoint of this version ({error}); use another copy or checkpoint") from None
     return Checkpoint(tensors, config, info, metadata["sha256"])
-
-
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256()
-    for key in ("format", "config", "info"):
-        digest.update(f"{key}={metadata[key]}\n".encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def export_model(path: str | Path, source: "Checkpoint | str | Path") -> Path:

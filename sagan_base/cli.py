@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=lambda prog: kind(prog, max_help_position=34, width=width),
             allow_abbrev=False,
         )
-        self.register("type", int, _whole_number)
+        self.register("type", int, whole(-MOST))
         self.register("type", float, _finite_number)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
@@ -51,12 +51,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; --help shows the options\n")
-
-
-def _whole_number(text: str) -> int:
-    if abs(number := int(text)) > MOST:
-        raise argparse.ArgumentTypeError(f"{text} is too large; give at most {MOST}")
-    return number
 
 
 def _finite_number(text: str) -> float:
@@ -72,15 +66,27 @@ def positive(text: str) -> float:
     return value
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """The ``type`` of an option that is a whole number, ``least`` or more."""
+def _speed_of_a_film(text: str) -> float:
+    if not 0.01 <= (value := positive(text)) <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} is no speed of a film; use 0.01 to 1000")
+    return value
+
+
+def whole(least: int, most: int = 10**9) -> Callable[[str], int]:
+    """The ``type`` of an option that is a whole number, by default of things that can be counted out."""
 
     def number(text: str) -> int:
-        if (value := _whole_number(text)) < least:
+        if (value := int(text)) < least:
             raise argparse.ArgumentTypeError(f"{text} is too small; use {least} or more")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text} is too large; give at most {most:,}")
         return value
 
+    number.__name__ = "int"  # as which argparse calls it in messages
     return number
+
+
+SEED = whole(0, MOST)
 
 
 CACHE_HELP = "of decoded images, classifiers and statistics (default: $YLG_CACHE, or ylg in the user's cache folder)"
@@ -93,8 +99,8 @@ _SHARED: dict[str, dict[str, Any]] = {  # what an option of several commands is 
     "--inception-weights": {"type": Path, "metavar": "FILE"},
     "--num-samples": {"type": whole(1), "metavar": "N"},
     "--out": {"type": Path, "metavar": "DIR"},
-    "--rate": {"type": positive, "metavar": "X"},
-    "--seed": {"type": whole(0), "metavar": "N"},
+    "--rate": {"type": _speed_of_a_film, "metavar": "X"},
+    "--seed": {"type": SEED, "metavar": "N"},
     "--steps": {"type": whole(1), "metavar": "N"},
 }
 

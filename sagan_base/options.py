@@ -8,6 +8,8 @@ from dataclasses import MISSING, fields, replace
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from sagan_base.cli import SEED
+
 from sagan_base.config import RECIPES, AttentionConfig, ModelConfig, NumericsConfig, Recipe, RunConfig, TrainConfig
 from ylg.heads import has_order
 
@@ -135,7 +137,7 @@ def argument_kind(part: type, name: str) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}  # bool("False") is True
     hint = next(t for t in (*get_args(hint), hint) if t is not type(None)) if get_origin(hint) is UnionType else hint
     if hint in (int, float, str):
-        return {"type": hint, "metavar": {int: "N", float: "X", str: "NAME"}[hint]}
+        return {"type": SEED if name == "seed" else hint, "metavar": {int: "N", float: "X", str: "NAME"}[hint]}
     if hint == tuple[float, float]:
         return {"type": float, "nargs": 2, "metavar": ("X", "X")}
     item = get_args(hint)[0]  # tuple[item, ...]

@@ -19,7 +19,7 @@ import sagan_base.train
 from ablations.experiment import Conditions
 from ablations.records import Record, read_record, write_record
 from sagan_base.attention_health import LayerHealth, MapHealth
-from sagan_base.checkpoint import FORMAT, _digest, load_checkpoint, read_checkpoint
+from sagan_base.checkpoint import FORMAT, load_checkpoint, read_checkpoint
 from sagan_base.config import AttentionConfig, ModelConfig, Recipe, RunConfig, TrainConfig
 from sagan_base.data import ImageData
 from sagan_base.data_sources.pictures import read_picture, read_square
@@ -30,6 +30,7 @@ from sagan_base.provenance import Git, Machine, Provenance
 from sagan_base.published_weights import load_published_weights
 from sagan_base.run_folder import folder_problem, log_lines
 from sagan_base.run_folder import write_record as write_run
+from sagan_base.tensors import digest
 from sagan_base.training import TrainingRun, train
 from sagan_base.typed import read_json
 
@@ -155,7 +156,7 @@ def test_checkpoints(kind, run, data, tmp_path, capsys):
         else:
             odd[part] = changed(odd[part], dice)
         metadata = {"format": FORMAT} | {key: text(value) for key, value in odd.items() if dice.random() < 0.97}
-        metadata["sha256"] = _digest(tensors, {"config": "", "info": ""} | metadata)
+        metadata["sha256"] = digest(tensors, {"config": "", "info": ""} | metadata)
         save_file(tensors, path, metadata)
         if seed % 4 == 0:
             path.write_bytes(flipped(path.read_bytes(), dice))

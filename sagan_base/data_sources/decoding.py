@@ -61,9 +61,8 @@ def decode(listing: Listing, resolution: int, channels: int, cache: Path, progre
     beside = path.with_suffix(".json")
     writable_folder(CACHE, path.parent)
     with FileLock(f"{path}.lock"):
-        # Copy-on-write: torch wants a writable array, and nothing it writes reaches the file.
         pixels = kept(
-            path, lambda path: _mapped(path, "c", shape), lambda: _decode_into(path, listing, shape, progress)
+            path, lambda path: _unchanged(path, beside, shape), lambda: _decode_into(path, listing, shape, progress)
         )
         facts = kept(
             beside,
@@ -71,6 +70,18 @@ def decode(listing: Listing, resolution: int, channels: int, cache: Path, progre
             lambda: write_json(beside, asdict(_examine(pixels))),
         )
     return Decoded(pixels, facts)
+
+
+def _unchanged(path: Path, beside: Path, shape: tuple[int, ...]) -> np.memmap:
+    """The kept pixels; where somebody wrote them after their facts, only if these are still true."""
+    # Copy-on-write: torch wants a writable array, and nothing it writes reaches the file.
+    pixels = _mapped(path, "c", shape)
+    if beside.is_file() and beside.stat().st_mtime_ns < path.stat().st_mtime_ns:
+        if _examine(pixels) != from_dict(Facts, read_json(beside)):
+            beside.unlink()
+            raise ValueError(f"{path} does not hold what was decoded")
+        os.utime(beside)
+    return pixels
 
 
 def _mapped(path: Path, mode: str, shape: tuple[int, ...]) -> np.memmap:

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from sagan_base.data import ImageData, evenly_spaced
-from sagan_base.files import atomic_write, kept
+from sagan_base.files import kept
+from sagan_base.tensors import read_tensors, write_tensors
 
 NUM_FEATURES = 64
 SIDE = 32  # larger images are averaged down to this
@@ -185,8 +184,7 @@ def classifier_for(data: ImageData, cache: Path, config: ClassifierConfig | None
             "num_classes": data.num_classes, "resolution": data.resolution, "accuracy": accuracy,
             "data": data.name, "fingerprint": data.fingerprint,
         }  # fmt: skip
-        with atomic_write(path) as temporary:
-            save_file(model.state_dict(), temporary, {key: json.dumps(value) for key, value in metadata.items()})
+        write_tensors(path, model.state_dict(), {key: json.dumps(value) for key, value in metadata.items()})
 
     kept(path, load_classifier, make)
     return path
@@ -194,12 +192,12 @@ def classifier_for(data: ImageData, cache: Path, config: ClassifierConfig | None
 
 def load_classifier(path: str | Path) -> tuple[nn.Module, float]:
     """A kept classifier in evaluation mode, and its accuracy on the images held out."""
-    with safe_open(path, "pt") as file:
-        metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+    state, metadata = read_tensors(path)
+    metadata = {key: json.loads(value) for key, value in metadata.items() if key != "sha256"}
     with torch.random.fork_rng(devices=[]):  # a new network draws initial weights
         network = NETWORKS[metadata.get("network", "plain")]
         model = network(metadata["channels"], metadata["num_classes"], metadata["resolution"], metadata["width"])
-    model.load_state_dict(load_file(path))
+    model.load_state_dict(state)
     return model.eval(), metadata["accuracy"]
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
@@ -28,11 +27,12 @@ from tqdm import tqdm
 
 from sagan_base.data import ImageData, default_cache, evenly_spaced
 from sagan_base.data_sources.pictures import RESIZE_RULE
-from sagan_base.files import atomic_write, kept
+from sagan_base.files import kept
 from sagan_base.generator import Generator
 from sagan_base.metrics.features import FeatureChoice, choose_features
 from sagan_base.metrics.names import column
 from sagan_base.sampling import GeneratedImages, class_frequency_labels
+from sagan_base.tensors import read_tensors, write_tensors
 
 FEWEST = 10  # images, real or drawn; precision and recall look at 3 neighbours
 MOST_REAL_IMAGES = 50_000  # evenly spaced ones of a larger data set
@@ -250,10 +250,9 @@ def real_statistics(
             "covariance": torch.from_numpy(moments["sigma"]),
             "features": features[evenly_spaced(len(features), MOST_COMPARED)],
         }
-        with atomic_write(path) as temporary:
-            save_file(tensors, temporary)
+        write_tensors(path, tensors, {})
 
-    return kept(path, lambda path: RealStatistics(**load_file(path)), make)
+    return kept(path, lambda path: RealStatistics(**read_tensors(path)[0]), make)
 
 
 class RealImages(Dataset[Tensor]):

@@ -3,7 +3,7 @@
 import errno
 import os
 
-from sagan_base.cli import Parser, command, usage_errors, writable_file
+from sagan_base.cli import Parser, command, shared_option, usage_errors, writable_file
 
 import pytest
 import torch
@@ -52,7 +52,10 @@ def test_mistakes_of_the_caller_are_one_line_and_exit_2(error, capsys):
     ("words", "message"),
     [
         (["--seed", "99999999999999999999"], "--seed: 99999999999999999999 is too large"),
-        (["--seed", "-1" + "0" * 30], "--seed: -1" + "0" * 30 + " is too large"),
+        (["--seed", "-1" + "0" * 30], "--seed: -1" + "0" * 30 + " is too small; use 0 or more"),
+        (["--number", "99999999999999999"], "--number: 99999999999999999 is too large; give at most 1,000,000,000"),
+        (["--number", "-1" + "0" * 30], "is too small"),
+        (["--number", "9" * 5000], "--number: invalid int value"),
         (["--rate", "nan"], "--rate: nan is no finite number"),
         (["--rate", "1e400"], "--rate: 1e400 is no finite number"),
         (["--name", os.fsdecode(b"\xff.png")], r"'\udcff.png' is not UTF-8"),
@@ -60,7 +63,8 @@ def test_mistakes_of_the_caller_are_one_line_and_exit_2(error, capsys):
 )
 def test_values_that_nothing_can_be_made_of_are_refused_by_the_name_of_their_option(words, message, capsys):
     parser = Parser("command", "Do something.")
-    parser.add_argument("--seed", type=int)
+    shared_option(parser, "--seed")
+    parser.add_argument("--number", type=int)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--name")
     with pytest.raises(SystemExit) as stop:

@@ -71,8 +71,10 @@ def test_without_a_home_only_what_needs_a_cache_is_refused(tmp_path, monkeypatch
         load_data(f"folder:{data}", 16)
 
 
-@pytest.mark.parametrize("damage", [b"", b"garbage", "cut", "half"])
-@pytest.mark.parametrize("kind", ["npy", "json"])
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [*((kind, damage) for kind in ("npy", "json") for damage in (b"", b"garbage", "cut", "half")), ("npy", "flipped")],
+)
 def test_a_damaged_cache_of_pictures_is_made_again_and_said_once(kind, damage, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(decoding, "SMALL_FILES", 0)
     spec, cache = f"folder:{pictures(tmp_path / 'data', 3)}", tmp_path / "cache"
@@ -82,7 +84,9 @@ def test_a_damaged_cache_of_pictures_is_made_again_and_said_once(kind, damage, t
     (path,) = (cache / "images").glob(f"*.{kind}")
     content = path.read_bytes()
     path.unlink()  # the old bytes may still be mapped
-    path.write_bytes({"cut": content[:-5], "half": content[: len(content) // 2]}.get(damage, damage))
+    half = len(content) // 2
+    flipped = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+    path.write_bytes({"cut": content[:-5], "half": content[:half], "flipped": flipped}.get(damage, damage))
     capsys.readouterr()
     again = load_data(spec, 16, cache=cache)
     assert (again.images == pixels).all() and again.fingerprint == fingerprint
