@@ -94,6 +94,7 @@ def assert_same_run(resumed, uninterrupted) -> None:
         assert (resumed.out / name).read_bytes() == (uninterrupted.out / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "left_at"),
     [("inside step 5", 4), ("half of a checkpoint written", 4), ("a checkpoint written but not named", 4)],
