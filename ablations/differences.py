@@ -9,6 +9,7 @@ method. A single run a row leaves only the samples to resample (bootstrap.py).
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import optimize, stats
@@ -75,9 +76,14 @@ class Spread:
 
     def detectable(self, seeds: tuple[int, int], freedom: int) -> float:
         """The smallest log difference that the first of Holm's steps finds with probability ``POWER``."""
-        critical = stats.t.ppf(1 - LEVEL / len(CONTRASTS) / 2, freedom)
-        shift = optimize.brentq(lambda nc: stats.nct.sf(critical, freedom, nc) - POWER, 0, 2 * critical + 10)
-        return float(shift * self.deviation * math.sqrt(sum(1 / n for n in seeds)))
+        return _shift_shown(freedom) * self.deviation * math.sqrt(sum(1 / n for n in seeds))
+
+
+@lru_cache
+def _shift_shown(freedom: int) -> float:
+    """That difference in standard errors: only the degrees of freedom decide, and finding it takes long."""
+    critical = stats.t.ppf(1 - LEVEL / len(CONTRASTS) / 2, freedom)
+    return float(optimize.brentq(lambda nc: stats.nct.sf(critical, freedom, nc) - POWER, 0, 2 * critical + 10))
 
 
 def resampled_difference(row: Sequence[float], other: Sequence[float], estimate: float) -> Difference:

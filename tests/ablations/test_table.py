@@ -72,7 +72,8 @@ def test_a_verdict_is_given_where_the_seeds_fixed_beforehand_are_there(canned_ru
     assert line["answer"] == "yes, LTR + RTL is better than one dense head" and line["seeds"] == f"{SEEDS} and {SEEDS}"
     assert line["difference"].startswith("-50% [") and not summary.pilot
     p = compare(by_row(summary.records), summary.spread, "ylg_attending", "sagan_attending").p
-    assert line["p (Holm)"] == f"{min(1, 5 * p):.3f}"  # of five contrasts, though four were not run
+    adjusted = 5 * p  # of five contrasts, though four were not run
+    assert line["p (Holm)"] == ("<0.001" if adjusted < 0.0005 else f"{min(1, adjusted):.3f}")
 
 
 def test_no_verdict_is_given_of_fewer_seeds_or_of_those_that_chose_defaults(canned_run, tmp_path):
