@@ -37,9 +37,8 @@ from triton.backends.compiler import GPUTarget
 
 import ylg
 from sagan_base.tables import text
-from ylg.backends.triton import operators
 from ylg.backends.triton.operators import attention_map, tile_attention, tile_attention_backward
-from ylg.devices import TRITON_HEAD_DIM
+from ylg.devices import DTYPES, TRITON_HEAD_DIM
 
 KINDS = {  # machine instructions by what keeps them waiting
     "tensor": r"HMMA|DMMA|HGMMA|WGMMA",
@@ -161,7 +160,7 @@ def main() -> None:
     add("--grid", type=int, default=32, help="side of the query grid; keys have half (default: 32)")
     add("--pattern", default="ltr_rtl", help="pattern of the heads (default: ltr_rtl)")
     add("--dims", type=head_dims, default=[(4, 16), (2, 8)], nargs="+", metavar="QKxV", help="(default: 4x16 2x8)")
-    dtypes = [str(dtype)[6:] for dtype in operators.DTYPES]
+    dtypes = [str(dtype)[6:] for dtype in DTYPES]
     add("--dtypes", choices=dtypes, default=["float32", "bfloat16"], nargs="+", help="(default: float32 bfloat16)")
     add("--layouts", choices=LAYOUTS, default=["cells-last", "tokens"], nargs="+", help="(default: cells-last tokens)")
     add("--json", action="store_true", help="one JSON object a kernel instead of the table")

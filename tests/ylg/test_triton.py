@@ -427,18 +427,10 @@ def test_autocast_computes_in_its_type_and_returns_gradients_in_the_inputs_type(
     assert {x.dtype for x in torch.autograd.grad(out.float().sum(), inputs)} == {torch.float32}
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda q, k, v: (q.half(), k, v), "must share one of the dtypes"),
-        (lambda q, k, v: (q, k, torch.cat([v] * 50, -1)), "head dims from 1 to 128, got 4 .* and 300"),
-        (lambda q, k, v: (q.int(), k.int(), v.int()), "must share one of the dtypes"),
-    ],
-)
-def test_what_the_kernels_cannot_do_is_refused_in_words(change, words):
+def test_heads_wider_than_the_kernels_take_are_refused_in_words():
     masks = random_masks()
-    with torch.no_grad(), pytest.raises(ValueError, match=words):
-        triton_attention(*change(*random_inputs(masks)), ylg.attention_plan(masks).to(DEVICE), 1.0, False)
+    with pytest.raises(ValueError, match=r"head dims from 1 to 128, got 4 .* and 300"):
+        triton_attention(*random_inputs(masks, dim_v=300), ylg.attention_plan(masks).to(DEVICE), 1.0, False)
 
 
 # --- tile tables --------------------------------------------------------------------------------------------------
@@ -480,7 +472,10 @@ def test_tile_tables_hold_exactly_the_edges_of_the_masks(split_columns, monkeypa
 
 @pytest.mark.parametrize(("dtype", "dims"), [("float32", "4x16"), ("bfloat16", "2x8"), ("float64", "3x8")])
 def test_kernels_compile_for_hopper_and_keep_their_tiles_in_registers(repository, dtype, dims):
-    """The interpreter knows no types, layouts or registers; the compiler does, and needs no GPU."""
+    """The interpreter knows no types, layouts or registers; the compiler does, and needs no GPU.
+
+    In the layout of the layers. Of views of NCHW maps, key_value_gradient spills 96 bytes in float32 at 4x16.
+    """
     pytest.importorskip("triton.backends.nvidia")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "benchmarks/kernel_report.py", "--json", "--dtypes", dtype, "--dims", dims]

@@ -12,6 +12,10 @@ several arrays of scores. What makes it fast on a CPU, each measured:
 - a product with a narrow result is computed transposed, since matrix libraries want many columns (``_product``);
 - gradients of keys are summed by ``embedding_bag`` over the tiles that hold a key: no atomics, always one order.
 
+Full tiles (butterfly, rotated_blocks) apply no mask. They are gathered all the same: strided copies in place of
+index_select, where an order allows them, take 0.93 to 1.00 of the time at 32x32 and 64x64, and tiles kept from forward
+for backward 0.94 to 0.98, for the memory of the inputs once more.
+
 float16 and bfloat16 are computed in float32. Read next: layout.py, which turns a plan into the indices used
 here, and plain.py, for derivatives beyond the first.
 """
@@ -122,8 +126,8 @@ def _forward(
         mixed = _product(weights.mT, v) if finite else guarded_product(weights.mT, v, weights.mT)
         torch.div(mixed.view_as(place), total.mT.view(*place.shape[:3], 1), out=place)
         if attention is not None:
-            edges = (weights / total).view(-1, piece.num_scores).index_select(1, piece.edge_slot)
-            attention[some].index_copy_(1, piece.edge_cell, edges)
+            slot, cell = piece.edges
+            attention[some].index_copy_(1, cell, (weights / total).view(-1, piece.num_scores).index_select(1, slot))
         softmax[some, 0, piece.query_slots] = most.view(-1, piece.num_query_slots)
         softmax[some, 1, piece.query_slots] = total.reciprocal_().view(-1, piece.num_query_slots)
     out = layout.to_queries(out_tiles).view(batch, num_heads, num_queries, dim_v)
@@ -179,8 +183,9 @@ def _backward(
         if not finite:
             piece.clear_(d_weights, finite)
         if d_attention is not None:
-            edges = d_attention[some].index_select(1, piece.edge_cell)
-            d_edges = torch.zeros_like(weights).view(-1, piece.num_scores).index_copy_(1, piece.edge_slot, edges)
+            slot, cell = piece.edges
+            edges = d_attention[some].index_select(1, cell)
+            d_edges = torch.zeros_like(weights).view(-1, piece.num_scores).index_copy_(1, slot, edges)
             d_weights += d_edges.view_as(d_weights)
         # weights * (d_weights - (weights * d_weights).sum(1, keepdim=True)), in one pass
         d_scores = torch._softmax_backward_data(d_weights, weights, 1, weights.dtype)

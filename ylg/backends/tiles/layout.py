@@ -85,7 +85,8 @@ class Piece:
         slots.unflatten(1, (-1, tiles.shape[1])).copy_(tiles.unflatten(0, (slots.shape[0], -1)))
 
     @cached_property
-    def _edges(self) -> tuple[Tensor, Tensor]:
+    def edges(self) -> tuple[Tensor, Tensor]:
+        """Of every edge, its places in this piece's scores of one batch element and in ``[heads, queries, keys]``."""
         return apart(self._find_edges)
 
     def _find_edges(self) -> tuple[Tensor, Tensor]:
@@ -95,20 +96,11 @@ class Piece:
         key = self.key_row[tile * self.L + k] % self._num_keys
         return slot, self.query_row[tile * self.T + t] * self._num_keys + key
 
-    @property
-    def edge_slot(self) -> Tensor:
-        """Of every edge, its place in this piece's scores of one batch element, flattened."""
-        return self._edges[0]
-
-    @property
-    def edge_cell(self) -> Tensor:
-        """Of every edge, its place in ``[heads, queries, keys]``, flattened."""
-        return self._edges[1]
-
     def edge_places(self, plan: AttentionPlan) -> tuple[Tensor, Tensor, Tensor]:
         """Of every edge, its head, query and key."""
-        row = self.edge_cell // plan.num_keys
-        return row // plan.num_queries, row % plan.num_queries, self.edge_cell % plan.num_keys
+        _, cell = self.edges
+        row = cell // plan.num_keys
+        return row // plan.num_queries, row % plan.num_queries, cell % plan.num_keys
 
 
 class TileLayout:

@@ -43,7 +43,7 @@ def plain_attention(
         scores = piece.mask_(scale * torch.bmm(k, q.mT))  # [n, L, T]
         if score_bias is not None:
             added = scores.new_zeros(piece.num_scores)
-            added = added.index_copy(0, piece.edge_slot, score_bias(*piece.edge_places(plan)).to(scores.dtype))
+            added = added.index_copy(0, piece.edges[0], score_bias(*piece.edge_places(plan)).to(scores.dtype))
             scores = (scores.view(batch, piece.num_scores) + added).view_as(scores)
         if key_mask is None:
             probabilities = scores.softmax(1)
@@ -54,12 +54,12 @@ def plain_attention(
             probabilities = scores.masked_fill(nothing, 0).softmax(1).masked_fill(nothing, 0)
         outs.append(torch.bmm(probabilities.mT, v).reshape(batch, piece.num_query_slots, v.shape[-1]))
         if return_attention:
-            edges.append(probabilities.reshape(batch, piece.num_scores).index_select(1, piece.edge_slot))
+            edges.append(probabilities.reshape(batch, piece.num_scores).index_select(1, piece.edges[0]))
     out = layout.to_queries(torch.cat(outs, dim=1)).view(batch, num_heads, num_queries, values.shape[-1])
     if not return_attention:
         return (out,)
     empty = queries.new_zeros(batch, num_heads * num_queries * plan.num_keys)
-    cells = torch.cat([piece.edge_cell for piece in layout.pieces])
+    cells = torch.cat([piece.edges[1] for piece in layout.pieces])
     attention = empty.index_copy(1, cells, torch.cat(edges, dim=1))
     return out, attention.view(batch, num_heads, num_queries, plan.num_keys)
 

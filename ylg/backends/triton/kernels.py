@@ -2,6 +2,8 @@
 
 Every program takes one item of the table (at most BLOCK_ROWS rows of one head, and the columns they share) of one
 batch element, and reads cells in place through the table, with any strides: nothing is permuted, padded or copied.
+Not several images a program: what they would share, cells and mask words, is a few hundred bytes that the cache holds
+for the next program, while the rows of a second image find no registers (key_value_gradient uses 205 of 255).
 
 - forward:        rows are queries, columns keys. One pass with an online softmax; saves of each row the largest score
   and 1 / the sum (not the log of the sum, whose rounding grows with the scores).
@@ -23,6 +25,10 @@ in ACC: float32, or float64 for float64. Products of float32 are IEEE float32, n
 
 import triton
 import triton.language as tl
+
+from ylg.backends.triton import table as tables
+
+ITEM_FIELDS, MERGE_FIELDS = tl.constexpr(tables.ITEM_FIELDS), tl.constexpr(tables.MERGE_FIELDS)
 
 
 @triton.jit
@@ -154,7 +160,7 @@ def store_cells(
 @triton.jit
 def load_item(table, item):
     """head, rows, row_start, columns, column_start, word_start, words_per_row, slot (see table.py)."""
-    at = table + item * 8
+    at = table + item * ITEM_FIELDS
     return (
         tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3),
         tl.load(at + 4), tl.load(at + 5), tl.load(at + 6), tl.load(at + 7),
@@ -182,9 +188,24 @@ def load_mask(
 
 
 @triton.jit
+def scored_columns(
+    x, y, table, first, rows, columns, column_start, word_start, words_per_row, scale, y_stride, y_dim_stride,
+    DIM: tl.constexpr, PADDED_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    ALIGNED: tl.constexpr, ACC: tl.constexpr, ROWS_LAST: tl.constexpr,
+):  # fmt: skip
+    """An item's columns from ``first`` on: their cells, which of those exist, which rows may meet them, and scores.
+
+    The same in every kernel, so that backward rounds scores as forward did.
+    """
+    cells, valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
+    scores = inner_products(x, y, cells, valid, y_stride, y_dim_stride, DIM, PADDED_DIM, ALIGNED, ACC, ROWS_LAST)
+    allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
+    return cells, valid, allowed, tl.where(allowed, scores * scale, float("-inf"))
+
+
+@triton.jit
 def probabilities_of(scores, allowed, highest, share, ROWS_LAST: tl.constexpr):
-    """The forward pass's probabilities again; ``where`` first, so that scores are rounded as they were there."""
-    scores = tl.where(allowed, scores, float("-inf"))
+    """The forward pass's probabilities again."""
     weights = tl.exp2(scores - along_rows(highest, ROWS_LAST)) * along_rows(share, ROWS_LAST)
     return tl.where(allowed, weights, 0.0)
 
@@ -217,12 +238,10 @@ def forward(
     total = tl.zeros((BLOCK_ROWS,), ACC)
     mixed = tl.zeros((BLOCK_ROWS, PADDED_V), ACC)
     for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
-        k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
-        scores = inner_products(
-            q_tile, keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK, ALIGNED, ACC, ROWS_LAST
-        )
-        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
-        scores = tl.where(allowed, scores * scale, float("-inf"))
+        k_cells, k_valid, _allowed, scores = scored_columns(
+            q_tile, keys, table, first, rows, columns, column_start, word_start, words_per_row, scale, k_cell, k_dim,
+            DIM_QK, PADDED_QK, BLOCK_ROWS, BLOCK_COLUMNS, ALIGNED, ACC, ROWS_LAST,
+        )  # fmt: skip
         peak = tl.maximum(highest, tl.max(scores, 0 if ROWS_LAST else 1))
         # rows that have seen no key yet: -inf - -inf would be NaN
         finite_peak = tl.where(peak == float("-inf"), 0.0, peak)
@@ -278,15 +297,14 @@ def query_gradient(
         row_delta = tl.sum(out_tile.to(ACC) * d_out_tile.to(ACC), 1)
     gradient = tl.zeros((BLOCK_ROWS, PADDED_QK), ACC)
     for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
-        k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
-        scores = inner_products(
-            q_tile, keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK, ALIGNED, ACC, ROWS_LAST
-        )
+        k_cells, k_valid, allowed, scores = scored_columns(
+            q_tile, keys, table, first, rows, columns, column_start, word_start, words_per_row, scale, k_cell, k_dim,
+            DIM_QK, PADDED_QK, BLOCK_ROWS, BLOCK_COLUMNS, ALIGNED, ACC, ROWS_LAST,
+        )  # fmt: skip
         d_weights = inner_products(
             d_out_tile, values, k_cells, k_valid, v_cell, v_dim, DIM_V, PADDED_V, ALIGNED, ACC, ROWS_LAST
         )
-        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
-        weights = probabilities_of(scores * scale, allowed, highest, share, ROWS_LAST)
+        weights = probabilities_of(scores, allowed, highest, share, ROWS_LAST)
         d_weights = tl.where(allowed, d_weights, 0.0)
         if ONE_BLOCK:
             # every key is here, so <d out, out> = sum of weights * d_weights, and out need not be read
@@ -332,18 +350,17 @@ def key_value_gradient(
     key_gradient = tl.zeros((BLOCK_ROWS, PADDED_QK), ACC)
     value_gradient = tl.zeros((BLOCK_ROWS, PADDED_V), ACC)
     for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
-        q_cells, q_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
+        q_cells, q_valid, allowed, scores = scored_columns(
+            k_tile, queries, table, first, rows, columns, column_start, word_start, words_per_row, scale, q_cell, q_dim,
+            DIM_QK, PADDED_QK, BLOCK_ROWS, BLOCK_COLUMNS, ALIGNED, ACC, ROWS_LAST,
+        )  # fmt: skip
         highest = tl.load(softmax + 2 * q_cells, mask=q_valid, other=0)
         share = tl.load(softmax + 2 * q_cells + 1, mask=q_valid, other=0)
         column_delta = tl.load(delta + q_cells, mask=q_valid, other=0)
-        scores = inner_products(
-            k_tile, queries, q_cells, q_valid, q_cell, q_dim, DIM_QK, PADDED_QK, ALIGNED, ACC, ROWS_LAST
-        )
         d_weights = inner_products(
             v_tile, d_out, q_cells, q_valid, g_cell, g_dim, DIM_V, PADDED_V, ALIGNED, ACC, ROWS_LAST
         )
-        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
-        weights = probabilities_of(scores * scale, allowed, highest, share, not ROWS_LAST)
+        weights = probabilities_of(scores, allowed, highest, share, not ROWS_LAST)
         d_out_tile = load_cells(d_out, q_cells, q_valid, g_cell, g_dim, DIM_V, PADDED_V, ALIGNED)
         value_gradient = matrix_product(rows_first(weights, ROWS_LAST), d_out_tile, value_gradient, ACC)
         d_scores = tl.where(allowed, weights * (d_weights - along_columns(column_delta, ROWS_LAST)), 0.0)
@@ -375,7 +392,7 @@ def merge(
 ):  # fmt: skip
     program = tl.program_id(0)
     batch = (program // num_merges).to(tl.int64)
-    at = table + num_items * 8 + (program % num_merges) * 5
+    at = table + num_items * ITEM_FIELDS + (program % num_merges) * MERGE_FIELDS
     head, rows, row_start = tl.load(at), tl.load(at + 1), tl.load(at + 2)
     first_slot, slots = tl.load(at + 3), tl.load(at + 4)
     k_cells, k_valid = load_index(table, row_start, rows, BLOCK_ROWS)
@@ -417,11 +434,10 @@ def attention_map(
     q_tile = load_cells(queries, q_cells, q_valid, q_cell, q_dim, DIM_QK, PADDED_QK, ALIGNED)
     scale = tl.full((), scale, ACC)
     for first in range(0, BLOCK_COLUMNS if ONE_BLOCK else columns, BLOCK_COLUMNS):
-        k_cells, k_valid = load_index(table, column_start + first, columns - first, BLOCK_COLUMNS)
-        scores = inner_products(
-            q_tile, keys, k_cells, k_valid, k_cell, k_dim, DIM_QK, PADDED_QK, ALIGNED, ACC, ROWS_LAST
-        )
-        allowed = load_mask(table, word_start, words_per_row, first, rows, BLOCK_ROWS, BLOCK_COLUMNS, ROWS_LAST)
-        weights = probabilities_of(scores * scale, allowed, highest, share, ROWS_LAST)
+        k_cells, _valid, allowed, scores = scored_columns(
+            q_tile, keys, table, first, rows, columns, column_start, word_start, words_per_row, scale, k_cell, k_dim,
+            DIM_QK, PADDED_QK, BLOCK_ROWS, BLOCK_COLUMNS, ALIGNED, ACC, ROWS_LAST,
+        )  # fmt: skip
+        weights = probabilities_of(scores, allowed, highest, share, ROWS_LAST)
         at = along_rows(q_cells.to(tl.int64) * num_keys, ROWS_LAST) + along_columns(k_cells, ROWS_LAST)
         tl.store(probabilities + at, weights.to(probabilities.dtype.element_ty), mask=allowed)

@@ -25,7 +25,7 @@ from torch import Tensor
 from ylg.backends.tiles.plain import second_gradients
 from ylg.backends.triton import kernels
 from ylg.backends.triton.table import TileTable, tile_table
-from ylg.devices import DTYPES, TRITON_HEAD_DIM, autocasted
+from ylg.devices import TRITON_HEAD_DIM, autocasted
 from ylg.plan import AttentionPlan, plan_of_arguments
 
 LOG2_E = math.log2(math.e)  # the kernels' softmax runs in base 2
@@ -35,29 +35,19 @@ NOT_OF_MERGE = ("BLOCK_COLUMNS", "ONE_BLOCK", "ROWS_LAST")
 def triton_attention(
     queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, scale: float, return_attention: bool
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Sparse attention by fused kernels, one launch forward and two (at most three) backward.
+    """See :func:`ylg.sparse_attention`. One launch forward and two (at most three) backward.
 
-    Args:
-        queries, keys, values: ``[B, H, Nq, Dqk]``, ``[B, H, Nk, Dqk]``, ``[B, H, Nk, Dv]`` of one dtype (float16,
-            bfloat16, float32 or float64), on a CUDA device, with any strides; head dims from 1 to 128. Under autocast
-            they are cast first, as scaled_dot_product_attention does.
-        return_attention: also return the probabilities ``[B, H, Nq, Nk]``, differentiable; memory for them, and for
-            their gradient, is used only then.
-    Returns:
-        ``[B, H, Nq, Dv]``, with dimensions in memory in the order of the queries' strides.
+    The result's dimensions lie in memory in the order of the queries' strides. Under autocast, inputs are cast first,
+    as scaled_dot_product_attention does.
+
     Raises:
-        ValueError: unsupported device, dtype or head dim.
+        ValueError: no CUDA tensors, or head dims beyond what the kernels take.
     """
     device = queries.device.type
     if device != "cuda" and not kernels.INTERPRETED.value:
         raise ValueError(f"backend='triton' needs CUDA tensors, got {device}; use backend='tiles' there")
     queries, keys, values = autocasted(queries, keys, values)
-    if not (queries.dtype == keys.dtype == values.dtype) or queries.dtype not in DTYPES:
-        raise ValueError(
-            f"queries, keys and values must share one of the dtypes float16, bfloat16, float32, float64, "
-            f"got {queries.dtype}, {keys.dtype}, {values.dtype}: cast them to one"
-        )
-    if max(queries.shape[-1], values.shape[-1]) > TRITON_HEAD_DIM or 0 in (queries.shape[-1], values.shape[-1]):
+    if max(queries.shape[-1], values.shape[-1]) > TRITON_HEAD_DIM:
         raise ValueError(
             f"backend='triton' takes head dims from 1 to {TRITON_HEAD_DIM}, got {queries.shape[-1]} (queries, keys) "
             f"and {values.shape[-1]} (values); use backend='tiles'"

@@ -75,18 +75,8 @@ def tile_table(plan: AttentionPlan, split_columns: bool = False) -> TileTable:
                         slot = -1
                         if len(pieces) > 1:
                             slot, num_slots = num_slots, num_slots + 1
-                        items.append(
-                            (
-                                head,
-                                rows,
-                                row_start,
-                                count,
-                                starts[1] + which * tile_width + first,
-                                word_start + first // WORD_BITS,
-                                words.shape[-1],
-                                slot,
-                            )
-                        )
+                        column_start, word = starts[1] + which * tile_width + first, word_start + first // WORD_BITS
+                        items.append((head, rows, row_start, count, column_start, word, words.shape[-1], slot))
     table = np.asarray(items, dtype=np.int64).reshape(-1, ITEM_FIELDS)
     # longest first: what starts last should be short, or the device idles while it ends
     table = table[np.argsort(-table[:, 3], kind="stable")]
