@@ -28,7 +28,7 @@ from analysis.overlay import against_uniform, at_least, captioned, marked, overl
 from sagan_base.attention_health import Maps
 from sagan_base.data_sources.pictures import read_picture
 from sagan_base.files import atomic_write, read_arrays, save_image
-from sagan_base.run_folder import MAPS_SUFFIX, SAMPLES_FOLDER, read_metrics
+from sagan_base.run_folder import MAPS_SUFFIX, METRICS_FILE, SAMPLES_FOLDER, read_metrics
 from sagan_base.sampling import sheet_images, to_image
 from sagan_base.typed import reading
 
@@ -89,11 +89,13 @@ def moments(run: Path, model: Model) -> list[Moment]:
 
 
 def curves(run: Path) -> Figure:
-    """A panel for each kind of what the run logs, as far as it logs any."""
+    """A panel for each kind of what the run logs; ValueError where it logs none."""
     lines = read_metrics(run)
     names = list(dict.fromkeys(name for line in lines for name in line))
     panels = {title: [name for name in names if name.startswith(starts)] for title, starts in PANELS.items()}
     panels = {title: shown for title, shown in panels.items() if shown}
+    if not panels:
+        raise ValueError(f"{run} has no log ({METRICS_FILE}) of what a training says; name the folder of a run")
     figure = Figure(figsize=(7.2, 2.3 * len(panels) + 0.4), layout="constrained")
     axes = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
     for axis, (title, shown) in zip(axes, panels.items(), strict=True):
@@ -178,12 +180,13 @@ def main(argv: list[str] | None = None) -> int:
         wanted = model.class_names[model.label(arguments.label)] if arguments.label else names[0]
         if wanted not in names:
             raise ValueError(f"--class {arguments.label} has no row on the sheets; use one of {', '.join(names)}")
+        figure = curves(arguments.run)
         out = arguments.out or Path("runs") / "progress" / arguments.run.resolve().name
         writable_folder("--out", out)
     if layers and kept[-1].maps is None:
         print("note: the run recorded no maps with its samples: the animation shows samples alone", file=sys.stderr)
     with atomic_write(out / "curves.png") as path:
-        curves(arguments.run).savefig(path, dpi=110)
+        figure.savefig(path, dpi=110)
     save_image(out / "samples_over_time.png", over_time(kept, model.class_names))
     first, *rest = frames(kept, model, names.index(wanted), arguments.head)
     save_image(out / "progress.webp", first, save_all=True, append_images=rest, duration=round(1000 / arguments.rate),

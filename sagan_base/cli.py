@@ -175,6 +175,6 @@ def find_device(name: str | torch.device | None) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()  # "meta" would take a tensor, but never gives one back
     except Exception as error:  # each kind of device has its own error for being absent
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]  # some go on to list every device
         raise ValueError(f"--device {name} cannot be used ({reason}); use cpu, or cuda where there is a GPU") from None
     return device

@@ -6,6 +6,7 @@ TensorBoard.
 """
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def obstacle(out: Path, checkpoints: Iterable[Path]) -> str | None:
     files = [out / name for name in (CONFIG_FILE, METRICS_FILE, SAMPLES_FILE, MODEL_FILE, BEST_FILE)]
     folders = [out / name for name in (CHECKPOINT_FOLDER, SAMPLES_FOLDER, TENSORBOARD_FOLDER)]
     wrong = [path for path in (*files, *checkpoints) if path.exists() and not path.is_file()]
-    wrong += [path for path in folders if path.exists() and not path.is_dir()]
+    wrong += [path for path in folders if os.path.lexists(path) and not path.is_dir()]  # also a link to nothing
     return f"{wrong[0]} stands where training must write; move it away, or use another --out" if wrong else None
 
 

@@ -111,6 +111,16 @@ def test_mistakes_are_refused(run, tmp_path, capsys, options, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("content", [None, b"", b"\xff\n{}\n5\n"])
+def test_a_run_without_a_log_is_refused(run, tmp_path, capsys, content):
+    (run / "metrics.jsonl").unlink()
+    if content is not None:
+        (run / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        command.main([str(run), "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2 and "has no log (metrics.jsonl)" in capsys.readouterr().err
+
+
 def test_a_run_without_samples_is_refused(run, capsys):
     shutil.rmtree(run / "samples")
     with pytest.raises(SystemExit):

@@ -121,6 +121,13 @@ def test_a_folder_where_a_file_must_be_written_is_found_and_stays(name, tmp_path
     assert (tmp_path / name).is_dir()
 
 
+@pytest.mark.parametrize("target", ["nowhere", "samples", "file"])
+def test_what_stands_where_a_folder_must_be_made_is_found_before_the_training(target, tmp_path, capsys):
+    (tmp_path / "file").write_text("of the user")
+    (tmp_path / "samples").symlink_to(target)
+    assert f"{tmp_path / 'samples'} stands where training must write" in refusal(capsys, "--out", tmp_path)
+
+
 def test_a_folder_named_like_a_checkpoint_that_is_never_written_is_nobodys_business(tmp_path):
     (tmp_path / "checkpoints" / "step_00000001.safetensors").mkdir(parents=True)
     assert sagan_base.train.main([*SMALL, "--out", str(tmp_path)]) == 0
