@@ -227,6 +227,30 @@ def test_chunks_of_any_size_give_the_same(chunk, monkeypatch):
         torch.testing.assert_close(ours, dense, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize(
+    ("index", "rows", "run"),
+    [
+        ([4, 5, 6, 7, 0, 1, 2, 3], 8, 4),
+        ([6, 7, 2, 3, 0, 1, 6, 7], 8, 2),
+        ([1, 2, 5, 6], 8, 1),  # pairs that begin at odd rows
+        ([0, 1, 2, 4], 8, 1),
+        ([2, 3, 4, 5], 7, 1),  # seven rows are no pairs
+        (list(range(8)), 8, 8),
+    ],
+)
+def test_rows_that_lie_together_are_gathered_together(index, rows, run):
+    found = layout.Rows(torch.tensor(index), rows)
+    assert found.run == run and found.index.tolist() == index
+    x = torch.randn(3, rows, 5)
+    assert torch.equal(found.of(x), x[:, index]) and found.of(x[:0]).shape == (0, len(index), 5)
+
+
+def test_cells_in_blocks_are_gathered_in_runs_and_pooled_queries_in_pairs():
+    for pattern, runs in (("rotated_blocks", {(16, 8), (2, 1)}), ("ltr_rtl", {(2, 1)})):
+        made = layout.tile_layout(attention_plan(sparse_head_masks(pattern, (64, 64), (32, 32))))
+        assert {(piece._query_rows.run, piece._key_rows.run) for piece in made.pieces} == runs
+
+
 @pytest.mark.parametrize("backend", ["tiles", "reference"])
 def test_the_map_is_exactly_zero_outside_the_mask_and_sums_to_one(backend):
     masks = head_masks("strided", (6, 6), (3, 3), 4)

