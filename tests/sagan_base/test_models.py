@@ -8,7 +8,7 @@ import torch
 
 from sagan_base import load_checkpoint, models
 from sagan_base.data import load_data
-from sagan_base.metrics.class_accuracy import CLASS_ACCURACY, class_accuracy
+from sagan_base.metrics.class_accuracy import class_accuracy
 
 
 @pytest.fixture(params=models.model_names())
@@ -33,8 +33,6 @@ def test_the_digits_model_draws_the_class_asked_for():
     generator, _, config = load_checkpoint(models.resolve_model("digits"))
     accuracy = class_accuracy(generator, load_data(config.data, generator.resolution), num_samples=200, seed=1)
     assert accuracy >= 0.9
-    # the card's figure is of other samples, so the two agree only up to chance
-    assert accuracy == pytest.approx(models.model_card("digits").metrics[CLASS_ACCURACY], abs=0.05)
 
 
 def test_without_a_name_the_default_model_is_resolved():
