@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from sagan_base.files import check_target, is_utf_8, writable_folder
+from sagan_base.files import check_target, is_text, writable_folder
 from sagan_base.output import unfailing_output
 from sagan_base.typed import MOST
 
@@ -45,8 +45,10 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
         for word in sys.argv[1:] if args is None else args:
-            if not is_utf_8(word):
-                self.error(f"{word!r} is not UTF-8; rename it")
+            if not is_text(word):
+                self.error(f"{word!r} is not UTF-8, or holds control characters; rename it")
+            if word.startswith("--") and word.endswith("=--"):  # which argparse takes for no value at all
+                self.error(f"{word} gives no value")
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 T = TypeVar("T")
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and ends of lines
 CACHE = "--cache or YLG_CACHE"  # who chooses the place of what is kept
 # Names of temporary files say who writes them, before the number of the process: machines may share a folder.
 _OWNER = f"by-{re.sub('[^A-Za-z0-9]', '', platform.node())[:40]}-"
@@ -110,9 +111,9 @@ def writable_folder(option: str, folder: Path, keep: bool = True) -> None:
         raise ValueError(f"{option}: nothing can be written into {folder} ({reason}); give another place") from None
 
 
-def is_utf_8(name: str) -> bool:
-    """Whether a file's name can be written into a text."""
-    return name.encode(errors="replace").decode() == name
+def is_text(name: str) -> bool:
+    """Whether a name can stand in a text: UTF-8, and nothing that moves a terminal's cursor or changes its colours."""
+    return name.encode(errors="replace").decode() == name and not CONTROLS.search(name)
 
 
 def user_path(path: str | Path) -> Path:

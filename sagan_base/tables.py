@@ -17,6 +17,7 @@ from sagan_base.typed import reading
 
 # What two machines compute from one raw result differs beyond the tenth digit; what is written must not.
 DIGITS = 6
+FORMULA = re.compile(r"[=@\t\r]|[-+](?![\d.e-]*%?$)")  # for a spreadsheet; numbers, shares and "-" are none
 STARTS_AS_A_NUMBER = re.compile(r"[-+<]?\d|[-–]$")
 LATEX = str.maketrans(
     {
@@ -69,8 +70,21 @@ def rounded(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def csv(frame: pd.DataFrame) -> str:
-    """Plain CSV of ``rounded`` numbers, for programs: nothing is shortened or grouped further."""
-    return rounded(frame).to_csv(index=False, lineterminator="\n")
+    """Plain CSV of ``rounded`` numbers, for programs: nothing is shortened or grouped further.
+
+    A spreadsheet would compute a text such as "=1+1": it gets a ' before, which ``read_csv`` takes away.
+    """
+    plain = rounded(frame).rename(columns=_no_formula).map(_no_formula)
+    return plain.to_csv(index=False, lineterminator="\n")
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+
+def _as_it_was(value: Any) -> Any:
+    quoted = isinstance(value, str) and value.startswith("'") and FORMULA.match(value[1:])
+    return value[1:] if quoted else value
 
 
 def read_csv(path: Path, words: Iterable[str], numbers: Iterable[str]) -> pd.DataFrame:
@@ -84,7 +98,7 @@ def read_csv(path: Path, words: Iterable[str], numbers: Iterable[str]) -> pd.Dat
         if missing := [name for name in (*words, *numbers) if name not in frame]:
             raise ValueError(f"it has no column {missing[0]!r}")
         frame.astype(dict.fromkeys(numbers, float))  # complains of words
-        return frame
+        return frame.map(_as_it_was)
 
 
 def markdown(frame: pd.DataFrame) -> str:

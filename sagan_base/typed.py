@@ -7,6 +7,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from sagan_base.files import is_text
+
 MOST = 2**63 - 1  # what PyTorch's sizes and seeds can be
 
 
@@ -82,9 +84,11 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
             raise ValueError(f"{name}={value!r} does not have {len(types)} parts")
         return tuple(_typed(part, type_, name) for part, type_ in zip(value, types, strict=True))
     if kind is dict and isinstance(value, dict):
-        return {key: _typed(part, inner[1], f"{name}[{key!r}]") for key, part in value.items()}
+        return {_typed(key, str, name): _typed(part, inner[1], f"{name}[{key!r}]") for key, part in value.items()}
     # JSON writes 2.0 as 2; but True is no number, and what PyTorch cannot count is none either.
     right = type(value) in (int, float) if kind is float else type(value) is kind
     if not right or (type(value) is int and abs(value) > MOST):
         raise ValueError(f"{name}={value!r} is no {kind.__name__}")
+    if type(value) is str and not is_text(value):
+        raise ValueError(f"{name}={value!r} holds control characters")
     return value

@@ -34,6 +34,8 @@ def test_a_half_written_result_is_renamed_and_said_and_nothing_is_lost(canned_ru
         lambda values: values.update(seed="0"),
         lambda values: values.update(gains=[1]),
         lambda values: values["provenance"].update(machine=None),
+        lambda values: values.update(title="\x1b[2Jall is well"),  # a terminal would do it
+        lambda values: values["metrics"].update({"\x1b]0;": 1.0}),
         lambda values: values["config"]["model"].update(resolution=32.0),
         lambda values: values["config"]["training"].update(seed=5),
         lambda values: values["metrics"].update({"FD (digits classifier)": float("nan")}),

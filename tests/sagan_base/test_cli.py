@@ -59,6 +59,8 @@ def test_mistakes_of_the_caller_are_one_line_and_exit_2(error, capsys):
         (["--rate", "nan"], "--rate: nan is no finite number"),
         (["--rate", "1e400"], "--rate: 1e400 is no finite number"),
         (["--name", os.fsdecode(b"\xff.png")], r"'\udcff.png' is not UTF-8"),
+        (["--name", "\x1b[2J"], r"'\x1b[2J' is not UTF-8, or holds control characters"),
+        (["--number=--"], "--number=-- gives no value"),
     ],
 )
 def test_values_that_nothing_can_be_made_of_are_refused_by_the_name_of_their_option(words, message, capsys):

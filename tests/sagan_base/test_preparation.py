@@ -108,10 +108,11 @@ def test_links_that_lead_up_or_into_the_system_are_not_followed(tmp_path):
     assert len(load_data(f"folder:{data}", 16)) == 4
 
 
-def test_names_that_are_not_utf_8(tmp_path, capsys):
+@pytest.mark.parametrize(("name", "shown"), [(b"\xff.png", r"\udcff.png"), (b"\x1b[31m.png", r"\x1b[31m.png")])
+def test_names_that_no_text_can_hold(name, shown, tmp_path, capsys):
     data = pictures(tmp_path / "data", 2)
-    os.rename(data / "left" / "0.png", os.fsencode(data / "left") + b"/\xff.png")
-    assert r"\udcff.png' is not UTF-8" in refusal(capsys, "--data", f"folder:{data}", "--out", tmp_path / "run")
+    os.rename(data / "left" / "0.png", os.fsencode(data / "left") + b"/" + name)
+    assert f"{shown}' is not UTF-8, or holds" in refusal(capsys, "--data", f"folder:{data}", "--out", tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["checkpoints/step_00000002.safetensors", "samples.png", "config.json"])

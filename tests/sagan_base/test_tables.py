@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sagan_base.tables import cell, csv, latex, markdown, right_aligned, rounded, spread, text
+from sagan_base.tables import cell, csv, latex, markdown, read_csv, right_aligned, rounded, spread, text
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,17 @@ def test_no_string_breaks_out_of_its_cell(bad):
     assert len(lines) == 4
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3}
     assert len(text(frame[["row"]]).splitlines()) == 4
+
+
+@pytest.mark.parametrize("word", ['=HYPERLINK("http://e.x")', "@SUM(1+1)", "+1+cmd|' /C calc'!A0", "-x", "\t=1"])
+def test_no_string_is_a_formula_for_a_spreadsheet_and_reads_back_as_it_was(word, tmp_path):
+    frame = pd.DataFrame({"row": [word, "'plain"], "n": [-1, 2], "share": ["-12%", "-"], "x": [-1e-9, 1.5]})
+    (tmp_path / "t.csv").write_text(csv(frame))
+    plain = pd.read_csv(tmp_path / "t.csv")
+    assert plain["row"].tolist() == ["'" + word, "'plain"]
+    assert plain.drop(columns="row").equals(frame.drop(columns="row"))
+    assert read_csv(tmp_path / "t.csv", ["row"], ["n", "x"]).equals(frame)
+    assert csv(frame.rename(columns={"n": word})).splitlines()[0].count("'" + word[0]) == 1
 
 
 def test_a_table_without_lines_is_its_head():
