@@ -1,6 +1,7 @@
 """Put the model of a finished run into the package: weights, card (JSON and Markdown) and sheet of samples.
 
     python ablations/ship.py runs/ablation/ylg-seed0 --name digits
+    python ablations/ship.py runs/colour --best --name cifar10    a run that goes on, where it was best
     python ablations/ship.py --refresh            draw the sheets and write the pages of all shipped models again
 
 The figures on the card are those that the run measured; nothing is typed in. Read next: sagan_base/models.py.
@@ -21,7 +22,7 @@ from sagan_base.metrics.names import BARE
 from sagan_base.models import SHIPPED, ModelCard, model_card, model_names, resolve_model
 from sagan_base.pages import render
 from sagan_base.provenance import Provenance
-from sagan_base.run_folder import MODEL_FILE, read_metrics
+from sagan_base.run_folder import BEST_FILE, MODEL_FILE, read_metrics
 from sagan_base.sample import load_generator
 from sagan_base.sampling import preview
 from sagan_base.typed import from_dict
@@ -58,15 +59,15 @@ INTENDED_USE = "demonstrations, tests and the study of sparse attention; trying 
 LIMITS = "a small network trained briefly; it knows only the classes above and shows nothing about larger images"
 
 
-def measured(run: Path) -> dict[str, float]:
-    """The figures of a run: of the ablation's result where there is one, else of its last evaluation.
+def measured(run: Path, step: int | None = None) -> dict[str, float]:
+    """The figures of a run: of the ablation's result where there is one, else of its last evaluation; or of one step.
 
     Raises:
         ValueError: it was never measured.
     """
-    if record := read_record(run):
+    if step is None and (record := read_record(run)):
         return record.metrics
-    for line in reversed(read_metrics(run)):
+    for line in reversed([line for line in read_metrics(run) if step in (None, line["step"])]):
         if figures := {name: value for name, value in line.items() if name.endswith(")") or name in BARE.values()}:
             return figures
     raise ValueError(f"{run} was never measured; train it with --features, or finish it with ablations/run.py")
@@ -87,6 +88,8 @@ def make_card(
     config, info = checkpoint.config, checkpoint.info
     recipe, model, origin = config.recipe, config.model, from_dict(Provenance, _known(info["provenance"]))
     augmented = f", augmented ({', '.join(recipe.augment)})" if recipe.augment else ""
+    precision = "" if config.training.precision == "float32" else f", {config.training.precision}"
+    start = f", from the weights of {config.init_from}" if config.init_from else ""
     return ModelCard(
         name=name,
         sha256=hashlib.sha256(weights).hexdigest(),
@@ -97,7 +100,7 @@ def make_card(
         image_channels=model.image_channels,
         classes=tuple(info["class_names"]),
         recipe=f"{recipe.name}, batch {recipe.batch_size}, lr {recipe.generator_lr:g} / {recipe.discriminator_lr:g}, "
-        f"Adam {recipe.betas}, EMA {recipe.ema_decay:g}{augmented}",
+        f"Adam {recipe.betas}, EMA {recipe.ema_decay:g}{augmented}{precision}{start}",
         network=described(model),
         seed=config.training.seed,
         steps=info["step"],
@@ -121,19 +124,22 @@ def card_page(card: ModelCard) -> str:
     return render("ablations", "card.md", card=card)
 
 
-def ship(run: Path, name: str, data: str | None = None, destination: Path = SHIPPED) -> ModelCard:
+def ship(
+    run: Path, name: str, data: str | None = None, destination: Path = SHIPPED, best: bool = False
+) -> ModelCard:
     """Put the run's model into ``destination`` with its card and samples.
 
     Args:
         data: how users of the model load its data, where that is not how the run did: no path may go along.
+        best: the networks of the lowest distance instead of the last ones; the run need not be finished.
     Raises:
         ValueError, OSError: the folder holds no whole model, or no figures.
     """
-    checkpoint = read_checkpoint(run / MODEL_FILE)
+    checkpoint = read_checkpoint(run / (BEST_FILE if best else MODEL_FILE))
     checkpoint = replace(checkpoint, config=replace(checkpoint.config, data=data or checkpoint.config.data))
     if Path(checkpoint.config.data.partition(":")[2]).is_absolute():
         raise ValueError(f"the model would carry the path {checkpoint.config.data}; say with --data how users load it")
-    terms, metrics = terms_of(checkpoint), measured(run)
+    terms, metrics = terms_of(checkpoint), measured(run, checkpoint.info["step"] if best else None)
     # The card goes last: without it the model does not exist, so a crash leaves no card without its weights.
     weights = export_model(destination / f"{name}.safetensors", checkpoint)
     card = make_card(name, checkpoint, terms, metrics, weights.read_bytes())
@@ -162,18 +168,21 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument(
         "run", nargs="?", type=Path, metavar="RUN", help="folder of a finished run of training or of ablations/run.py"
     )
+    options.add_argument("--best", action="store_true", help="those of its lowest distance; it may go on")
     options.add_argument("--name", metavar="NAME", help="what --model will call it")
     shared_option(options, "--data", "how users load its data, where the run had it from a folder")
     options.add_argument("--refresh", action="store_true", help="write pages and sheets again instead")
     shared_option(options, "--out", "where it goes (default: the package's own folder)", default=SHIPPED)
     arguments = options.parse_args(argv)
     with usage_errors():
-        if arguments.refresh == bool(arguments.run) or bool(arguments.run) != bool(arguments.name):
+        if arguments.refresh == bool(arguments.run) or bool(arguments.run) != bool(arguments.name) or (
+            arguments.refresh and arguments.best
+        ):
             raise ValueError("give a finished run and --name NAME, or --refresh alone")
         if arguments.refresh:
             print("\n".join(f"written: {path}" for path in refresh(arguments.out)))
             return
-        card = ship(arguments.run, arguments.name, arguments.data, arguments.out)
+        card = ship(arguments.run, arguments.name, arguments.data, arguments.out, arguments.best)
     print(card.summary())
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,29 @@ def test_a_run_of_training_alone_ships_with_its_last_evaluation_and_without_its_
     assert card["metrics"] == {"FD (c classifier)": 2.0, "KID (c classifier)": 0.1} and "JPEG" in card["data"]
 
 
+def test_the_best_networks_of_a_run_that_goes_on_ship_with_the_figures_of_their_step(tmp_path):
+    run, shipped = tmp_path / "run", tmp_path / "shipped"
+    model(run)
+    (run / "model.safetensors").rename(run / "best.safetensors")  # step 77
+    lines = [{"step": 77, "FD (c classifier)": 2.0}, {"step": 80, "FD (c classifier)": 3.0}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is not a file"):
+        ship.ship(run, "mine", destination=shipped)
+    ship.main([str(run), "--best", "--name", "mine", "--out", str(shipped)])
+    card = json.loads((shipped / "mine.json").read_text())
+    assert (card["steps"], card["metrics"]) == (77, {"FD (c classifier)": 2.0})
+
+
+def test_a_card_says_in_what_numbers_and_from_which_weights_a_run_was_trained(tmp_path):
+    model(tmp_path)
+    checkpoint = read_checkpoint(tmp_path / "model.safetensors")
+    assert "bfloat16" not in ship.make_card("a", checkpoint, ship.TERMS["digits"], {}, b"").recipe
+    config = replace(checkpoint.config, init_from="digits at step 6, SHA-256 1f",
+                     training=replace(checkpoint.config.training, precision="bfloat16"))  # fmt: skip
+    card = ship.make_card("a", replace(checkpoint, config=config), ship.TERMS["digits"], {}, b"")
+    assert card.recipe.endswith(", bfloat16, from the weights of digits at step 6, SHA-256 1f")
+
+
 def test_the_page_of_a_card_shows_every_figure_and_the_samples(finished, tmp_path):
     card = ship.ship(finished, "mine", destination=tmp_path / "shipped")
     page = (tmp_path / "shipped" / "mine.md").read_text()
@@ -105,7 +129,7 @@ def test_page_and_sheet_of_every_shipped_model_are_those_that_its_card_and_weigh
             assert here.shape == there.shape and np.abs(here - there).max() <= 2
 
 
-@pytest.mark.parametrize("options", [[], ["--refresh", "runs/x"], ["runs/x"], ["--name", "x"]])
+@pytest.mark.parametrize("options", [[], ["--refresh", "runs/x"], ["--refresh", "--best"], ["runs/x"], ["--name", "x"]])
 def test_what_to_ship_must_be_said_in_full(options, capsys):
     with pytest.raises(SystemExit) as stopped:
         ship.main(options)
