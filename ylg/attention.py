@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ylg.devices import DTYPES, autocasted, automatic_backend, wide
-from ylg.plan import AttentionPlan
+from ylg.plan import AttentionPlan, plan_in_use
 
 
 def sparse_attention(
@@ -41,7 +41,8 @@ def sparse_attention(
             ``plan.explain()`` says which), "tiles", "triton", "flex" or "reference".
         return_attention: also return the probabilities, for which memory is taken only then.
         key_mask: bool ``[batch, num_keys]``, False where no query of that sample may attend (padding, say), whatever
-            the plan allows; a query left without any key gives zeros.
+            the plan allows; a query left without any key gives zeros, and what such a key holds, NaN even, reaches
+            nobody.
         score_bias: ``score_bias(head, query, key)`` of int64 ``[edges]`` each gives what is added to the scaled scores
             of those edges, ``[edges]``, the same in every sample; differentiable. With a bias or a key mask attention
             is computed in plain operators on any device ("auto" and "tiles"), and keeps its scores for the backward.
@@ -66,9 +67,11 @@ def sparse_attention(
         scale = 1 / math.sqrt(queries.shape[-1])
     exporting, plain = _exporting(), key_mask is not None or score_bias is not None
     if plain:
-        _check_key_mask(key_mask, queries, plan, backend)
+        _check_extras(key_mask, score_bias, queries, plan, backend)
     if _holds_no_numbers(queries) and not exporting and not torch.compiler.is_compiling():
         return _shapes_only(queries, keys, values, return_attention)
+    if torch.compiler.is_dynamo_compiling():
+        _make_ready(plan.digest, str(queries.device), plain)
     plan = plan if plan.device == queries.device else plan.to(queries.device)
     if plain or exporting:
         return _plain(queries, keys, values, plan, float(scale), return_attention, key_mask, score_bias)
@@ -110,6 +113,19 @@ def _plain(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, *
         found = plain_attention(*map(wide, (queries, keys, values)), plan, *arguments)
     found = tuple(x.to(queries.dtype) for x in found)
     return found if len(found) > 1 else found[0]
+
+
+@torch.compiler.assume_constant_result
+def _make_ready(digest: str, device: str, plain: bool) -> bool:
+    """Makes what is kept, so that torch.compile, which cannot follow how it is made, finds it where it looks."""
+    plan = plan_in_use(digest)
+    if plan is not None and plain:
+        from ylg.backends.tiles.layout import tile_layout
+
+        tile_layout(plan.to(device)).make_ready()
+    elif plan is not None:
+        plan.to(device)
+    return True
 
 
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.onnx.is_in_onnx_export)  # the former from torch 2.7 on
@@ -155,9 +171,13 @@ def check_scale(scale: object) -> None:
             f"scale must be a number or None, got {type(scale).__name__}; for a learnable temperature multiply the "
             f"queries by it"
         )
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"scale={scale} is not finite; None is 1 / sqrt(head_dim)")
 
 
-def _check_key_mask(key_mask: Tensor | None, queries: Tensor, plan: AttentionPlan, backend: str) -> None:
+def _check_extras(
+    key_mask: Tensor | None, score_bias: Callable | None, queries: Tensor, plan: AttentionPlan, backend: str
+) -> None:
     if backend not in ("auto", "tiles"):
         raise ValueError(f"backend={backend!r} takes neither key_mask nor score_bias; use backend='tiles' or 'auto'")
     shape = (queries.shape[0], plan.num_keys)
@@ -166,6 +186,13 @@ def _check_key_mask(key_mask: Tensor | None, queries: Tensor, plan: AttentionPla
     ):
         got = f"{key_mask.dtype} {list(key_mask.shape)}" if isinstance(key_mask, Tensor) else type(key_mask).__name__
         raise ValueError(f"key_mask must be bool [batch, num_keys] = {list(shape)}, True = may be attended, got {got}")
+    if key_mask is not None and key_mask.device != queries.device:
+        raise ValueError(f"key_mask is on {key_mask.device} but queries are on {queries.device}")
+    if score_bias is not None and not callable(score_bias):
+        raise ValueError(
+            f"score_bias must be a function of head, query and key, got {type(score_bias).__name__}; of a table "
+            f"[num_heads, num_queries, num_keys] give lambda *edge: table[edge]"
+        )
 
 
 def _check(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan) -> None:
@@ -178,6 +205,8 @@ def _check(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan) -
     ):
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{name} of layout {tensor.layout} are not read; pass {name}.to_dense()")
         if tensor.ndim != 4 or tensor.shape[1:3] != (plan.num_heads, length):
             raise ValueError(
                 f"{name} must have the shape [batch, {plan.num_heads}, {length}, head_dim] of the plan, "

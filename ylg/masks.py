@@ -92,6 +92,8 @@ def bool_array(masks: Tensor | np.ndarray | csr_array, refusal: str) -> np.ndarr
     """
     if isinstance(masks, Tensor) and masks.layout != torch.strided:
         raise ValueError(f"masks of layout {masks.layout} are not read; pass masks.to_dense(), or scipy.sparse arrays")
+    if isinstance(masks, Tensor) and masks.is_meta:
+        raise ValueError("masks on the meta device hold no entries; make them on another")
     dtype = str(masks.dtype).removeprefix("torch.")
     if dtype != "bool":  # before .numpy(), which has no bfloat16
         raise ValueError(refusal.format(dtype))
@@ -127,6 +129,9 @@ def _sparse_step(step: object, index: int) -> csr_array:
 def _well_formed(mask: object, name: str) -> csr_array:
     """A sparse or dense mask as csr_array, its indices inside it: those outside would be read as other entries."""
     try:
+        for index in (getattr(mask, name) for name in ("indices", "indptr") if hasattr(mask, name)):
+            if not np.issubdtype(np.asarray(index).dtype, np.integer):
+                raise ValueError("its indices are no whole numbers")
         sparse = csr_array(mask)
         sparse.check_format(full_check=True)
     except ValueError as error:

@@ -251,6 +251,11 @@ def plan_of_arguments(
     return _kept(digest, build).to(tensors[0].device)
 
 
+def plan_in_use(digest: str) -> AttentionPlan | None:
+    """The plan of this digest as it was made, on the CPU, for what can be given no plan; None = it came by a pickle."""
+    return _PLANS.get(digest)
+
+
 def apart(make: Callable[..., Made], *arguments: Any) -> Made:
     """``make(*arguments)`` in a thread of its own, for what is kept.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ylg.attention import check_backend, check_input, sparse_attention
 from ylg.heads import HeadPattern, head_steps, shown_order, sparse_head_masks
 from ylg.named_state import NamedState, masks_of_heads, order_name
-from ylg.orders import Grid, Order, check_grid, is_whole
+from ylg.orders import Grid, Order, check_grid, grid_order, is_whole
 from ylg.plan import AttentionPlan, apart, attention_plan
 
 
@@ -26,7 +26,8 @@ class SparseAttention(NamedState):
         channels: C of input and output.
         grid: (rows, cols) of the cells where ``forward`` is given none; None = a square of as many as there are.
         pattern, num_heads, order, stride: as in :func:`ylg.head_masks`. A plan is made for every grid that is met, and
-            kept; an order that is a permutation fits one number of cells only.
+            kept (before torch.compile, by ``plan(grid)`` or the layer's own); an order that is a permutation fits one
+            number of cells only.
         extra_tokens: so many tokens stand before those of the grid (class token, registers): they see all tokens and
             are seen by all.
         head_dim: channels of a head; None = ``channels / num_heads``. Scores are multiplied by ``1 / sqrt(head_dim)``.
@@ -61,6 +62,8 @@ class SparseAttention(NamedState):
         super().__init__()
         check_backend(backend)
         head_steps(pattern, num_heads)
+        if isinstance(order, str):
+            grid_order(1, 1, order)  # an unknown name is refused here, whatever grids come
         if not is_whole(extra_tokens) or extra_tokens < 0:
             raise ValueError(f"extra_tokens={extra_tokens!r} must be a whole number from 0 up")
         if not is_whole(channels) or channels < 1:
@@ -93,6 +96,8 @@ class SparseAttention(NamedState):
         """The plan for a grid of cells, extra tokens first; made once a grid."""
         grid = check_grid(grid, "grid")
         if grid not in self._plans:
+            if torch.compiler.is_dynamo_compiling():
+                raise ValueError(f"torch.compile cannot make plans; call layer.plan({grid}) once before")
             self._plans[grid] = apart(self._planned, grid)
         return self._plans[grid]
 

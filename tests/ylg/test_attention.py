@@ -302,6 +302,14 @@ def test_strides_do_not_matter():
             torch.testing.assert_close(ours, same)
 
 
+def test_results_and_gradients_may_be_changed_in_place():
+    tensors = inputs(small_plan(), 1, 2, 3)
+    out, attention = sparse_attention(*tensors, small_plan(), return_attention=True)
+    (expected,) = torch.autograd.grad(2 * out.sum() + 3 * attention.square().sum(), tensors[0], create_graph=True)
+    (slope,) = torch.autograd.grad(out.mul_(2).sum() + attention.square_().mul_(3).sum(), tensors[0], create_graph=True)
+    torch.testing.assert_close(slope.mul_(2), 2 * expected)
+
+
 def test_an_empty_batch_gives_an_empty_result_with_gradients():
     plan = small_plan()
     tensors = inputs(plan, 0, 3, 5)

@@ -24,6 +24,11 @@ MALFORMED = {
 }
 
 
+def floating(mask):
+    mask.indices = mask.indices.astype(float)
+    return mask
+
+
 def layer(**changes):
     return ylg.SparseAttention2d(**{"channels": 16, "grid": (4, 4), **changes})
 
@@ -38,6 +43,31 @@ def one_line(attempt, match):
 @pytest.mark.parametrize("read", [ylg.attention_plan, ylg.has_full_information])
 def test_a_malformed_sparse_array_is_refused(read, parts):
     one_line(lambda: read([csr(*parts)]), "is no well-formed sparse array")
+
+
+def test_masks_that_hold_no_entries_or_no_whole_indices_are_refused():
+    one_line(lambda: ylg.attention_plan([floating(csr([0, 1, 2], [0, 1, 2, 3]))]), "its indices are no whole numbers")
+    one_line(lambda: ylg.attention_plan(torch.ones(1, 3, 3, dtype=torch.bool, device="meta")), "on the meta device")
+
+
+X = torch.zeros(1, 2, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "options", "match"),
+    [
+        ([X] * 3, {"scale": float("nan")}, "scale=nan is not finite"),
+        ([X] * 3, {"scale": float("inf")}, "scale=inf is not finite"),
+        ([X, X.to_sparse(), X], {}, r"keys of layout torch.sparse_coo are not read; pass keys.to_dense"),
+        ([X] * 3, {"key_mask": torch.ones(1, 4, dtype=torch.bool, device="meta")}, "key_mask is on meta but queries"),
+        ([X] * 3, {"score_bias": torch.zeros(2, 4, 4)}, r"score_bias must be a function .*got Tensor; of a table"),
+        ([X] * 3, {"score_bias": lambda *edge: 1}, r"one number an edge, a tensor \[\d+\], got int"),
+        ([X] * 3, {"score_bias": lambda *edge: torch.zeros(3)}, r"one number an edge, a tensor \[\d+\], got \[3\]"),
+    ],
+)
+def test_arguments_of_attention_that_cannot_be_are_refused_by_name(tensors, options, match):
+    plan = ylg.attention_plan(ylg.head_masks("ltr", (2, 2), num_heads=2))
+    one_line(lambda: ylg.sparse_attention(*tensors, plan, **options), match)
 
 
 @pytest.mark.parametrize(

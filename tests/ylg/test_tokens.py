@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+import ylg
 from ylg import SparseAttention, attention_plan, head_masks, sparse_attention
 
 
@@ -95,11 +96,40 @@ def test_any_grid_is_taken_at_run_time_and_its_plan_kept():
     assert block.plan((3, 5)) is copy.deepcopy(block).plan((3, 5))
 
 
-def test_compiled_for_batches_of_any_size_it_gives_the_same():
+def test_what_masked_keys_hold_reaches_nobody():
+    block, x, key_mask = layer(bias_grid=(4, 4)), tokens(), torch.ones(3, 18, dtype=torch.bool)
+    key_mask[:, [1, 7]] = False
+    expected, real = block(x, key_mask=key_mask), key_mask[0]
+    x[:, 1], x[:, 7] = torch.nan, torch.inf
+    assert torch.equal(block(x, key_mask=key_mask)[:, real], expected[:, real])
+
+
+def test_a_query_whose_biases_are_all_minus_infinity_gives_zeros():
+    plan = attention_plan(head_masks("strided", (2, 3), num_heads=2))
+    x = torch.randn(1, 2, 6, 2, requires_grad=True)
+    hidden = torch.tensor([0.0, -torch.inf, 0, 0, 0, 0])
+    out = sparse_attention(x, x, x, plan, score_bias=lambda head, query, key: hidden[query])
+    out.sum().backward()
+    assert (out[:, :, 1] == 0).all() and (out[:, :, 0] != 0).all() and x.grad.isfinite().all()
+
+
+def test_compiled_for_batches_of_any_size_it_gives_the_same(monkeypatch):
+    for name in ("_PLANS", "_RECENT"):  # compiled as the first use of a plan, whatever ran before
+        monkeypatch.setattr(ylg.plan, name, type(getattr(ylg.plan, name))())
     block = layer(grid=(4, 4), bias_grid=(4, 4))
     compiled = torch.compile(block, backend="aot_eager", fullgraph=True, dynamic=True)
     for batch in (3, 5):
         torch.testing.assert_close(compiled(tokens(batch=batch)), block(tokens(batch=batch)))
+
+
+def test_a_graph_cannot_make_the_plan_of_a_grid_and_says_so():
+    block = layer(order="raster", extra_tokens=0)
+    compiled = torch.compile(block, backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match=r"call layer.plan\(\(2, 7\)\) once before"):
+        compiled(tokens(cells=14, extra=0), grid=(2, 7))
+    block.plan((2, 7))
+    torch._dynamo.reset()
+    assert compiled(tokens(cells=14, extra=0), grid=(2, 7)).shape == (3, 14, 24)
 
 
 def test_dtypes_and_autocast_are_those_of_attention():
@@ -142,6 +172,7 @@ def test_what_does_not_fit_is_refused_in_one_line():
         (lambda: layer(extra_tokens=-1), r"extra_tokens=-1"),
         (lambda: layer(channels=22), r"channels=22 does not divide among num_heads=4; give head_dim"),
         (lambda: layer(num_heads=3), r"num_heads=3 is not a multiple of 4"),
+        (lambda: layer(order="nope"), r"unknown order 'nope'; use one of raster"),
         (lambda: layer(grid=(4, 4), order=[1, 2]), r"must hold 16 integers"),
         (lambda: layer()(tokens(), key_mask=torch.ones(3, 17).bool()), r"key_mask must be bool .* \[3, 18\]"),
         (lambda: layer()(tokens(), key_mask=torch.ones(3, 18)), r"key_mask must be bool .*float32"),

@@ -130,9 +130,9 @@ def _forward(
             attention[some].index_copy_(1, cell, (weights / total).view(-1, piece.num_scores).index_select(1, slot))
         softmax[some, 0, piece.query_slots] = most.view(-1, piece.num_query_slots)
         softmax[some, 1, piece.query_slots] = total.reciprocal_().view(-1, piece.num_query_slots)
-    out = layout.to_queries(out_tiles).view(batch, num_heads, num_queries, dim_v)
+    out = _shaped(layout.to_queries(out_tiles), (batch, num_heads, num_queries, dim_v))
     if attention is not None:
-        attention = attention.view(batch, num_heads, num_queries, num_keys)
+        attention = _shaped(attention, (batch, num_heads, num_queries, num_keys))
     return out, softmax, attention
 
 
@@ -196,15 +196,20 @@ def _backward(
         if dk_tiles is not None:
             piece.put_(dk_tiles[some, piece.key_slots], product(d_scores, q))
     return (
-        None if dq_tiles is None else layout.to_queries(dq_tiles).view(queries.shape),
-        None if dk_tiles is None else layout.to_keys(dk_tiles).mul_(scale).view(keys.shape),
-        None if dv_tiles is None else layout.to_keys(dv_tiles).view(values.shape),
+        None if dq_tiles is None else _shaped(layout.to_queries(dq_tiles), queries.shape),
+        None if dk_tiles is None else _shaped(layout.to_keys(dk_tiles).mul_(scale), keys.shape),
+        None if dv_tiles is None else _shaped(layout.to_keys(dv_tiles), values.shape),
     )
 
 
 def _rows(x: Tensor) -> Tensor:
     """[batch, heads, cells, dim] -> [batch, heads * cells, dim], contiguous"""
     return x.flatten(1, 2).contiguous()
+
+
+def _shaped(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """A view that autograd does not know as one: what a Function returns may then be changed in place."""
+    return torch.ops.aten._unsafe_view(x, shape)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

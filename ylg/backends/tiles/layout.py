@@ -34,12 +34,17 @@ class Rows:
             index, rows, self.run = even // 2, rows // 2, 2 * self.run
         self._first = index  # of each run, in runs
 
-    @property
+    @cached_property
     def index(self) -> Tensor:
         """Every row's, again: int64."""
+        return self._first if self.run == 1 else apart(self._find_index)
+
+    def _find_index(self) -> Tensor:
         return (self._first[:, None] * self.run + torch.arange(self.run, device=self._first.device)).flatten()
 
     def of(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # a graph has its own ways to gather, and is slow to prove sizes of runs
+            return x.index_select(1, self.index)
         runs = x.unflatten(1, (-1, self.run)).flatten(2)
         return runs.index_select(1, self._first).unflatten(2, (self.run, -1)).flatten(1, 2)
 
@@ -161,6 +166,13 @@ class TileLayout:
         self._slots_by_key = slots[row[slots].argsort(stable=True)]
         counts = torch.bincount(row[slots], minlength=num_heads * num_keys)
         self._first_of_key = counts.cumsum(0) - counts
+
+    def make_ready(self) -> None:
+        """Makes everything that is made when it is first used."""
+        for rows in (self._query_slots, *(x for piece in self.pieces for x in (piece._query_rows, piece._key_rows))):
+            _ = rows.index
+        for piece in self.pieces:
+            _ = piece.edges
 
     def chunks(self, batch: int) -> Iterator[tuple[Piece, slice]]:
         """Pieces and parts of the batch, of about CHUNK scores each."""

@@ -36,6 +36,8 @@ def plain_attention(
     """(out,) or (out, probabilities ``[B, H, Nq, Nk]``); arguments as in :func:`ylg.sparse_attention`."""
     layout = tile_layout(plan)
     batch, num_heads, num_queries, _ = queries.shape
+    if key_mask is not None:  # 0 * NaN is NaN, and who knows what padding holds
+        keys, values = (x.masked_fill(~key_mask[:, None, :, None], 0) for x in (keys, values))
     q_rows, k_rows, v_rows = (x.flatten(1, 2) for x in (queries, keys, values))
     outs, edges = [], []
     for piece in layout.pieces:
@@ -43,13 +45,14 @@ def plain_attention(
         scores = piece.mask_(scale * torch.bmm(k, q.mT))  # [n, L, T]
         if score_bias is not None:
             added = scores.new_zeros(piece.num_scores)
-            added = added.index_copy(0, piece.edges[0], score_bias(*piece.edge_places(plan)).to(scores.dtype))
+            added = added.index_copy(0, piece.edges[0], _biases(score_bias, *piece.edge_places(plan)).to(scores.dtype))
             scores = (scores.view(batch, piece.num_scores) + added).view_as(scores)
-        if key_mask is None:
-            probabilities = scores.softmax(1)
-        else:
+        if key_mask is not None:
             hidden = ~key_mask.index_select(1, piece.key_row % plan.num_keys).view(-1, piece.L, 1)
             scores = scores.masked_fill(hidden, -torch.inf)
+        if key_mask is None and score_bias is None:
+            probabilities = scores.softmax(1)
+        else:
             nothing = (scores == -torch.inf).all(1, keepdim=True)  # no key is left to the query
             probabilities = scores.masked_fill(nothing, 0).softmax(1).masked_fill(nothing, 0)
         outs.append(torch.bmm(probabilities.mT, v).reshape(batch, piece.num_query_slots, v.shape[-1]))
@@ -62,6 +65,14 @@ def plain_attention(
     cells = torch.cat([piece.edges[1] for piece in layout.pieces])
     attention = empty.index_copy(1, cells, torch.cat(edges, dim=1))
     return out, attention.view(batch, num_heads, num_queries, plan.num_keys)
+
+
+def _biases(score_bias: ScoreBias, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    found = score_bias(head, query, key)
+    if not isinstance(found, Tensor) or found.shape != head.shape:
+        got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"score_bias must give one number an edge, a tensor {list(head.shape)}, got {got}")
+    return found
 
 
 def second_gradients(
