@@ -17,7 +17,8 @@ RESIZE_RULE = "centre crop; Lanczos to shrink, bicubic to enlarge; luminance ITU
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 # Only their formats, whatever a file calls itself: Pillow starts Ghostscript for an EPS named evil.png.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-MAX_PIXELS = 100_000_000  # 300 MB once decoded; a small file that claims more is refused unopened
+MAX_PIXELS = 100_000_000  # 400 MB once decoded; a small file that claims more is refused unopened
+STRIP = 1 << 22  # pixels of a large picture that are converted at once
 ORIENTATION = 0x0112  # the EXIF tag
 
 
@@ -108,7 +109,8 @@ def fit_square(picture: Image.Image, resolution: int, channels: int) -> np.ndarr
     Returns:
         uint8 [channels, resolution, resolution]; grey is repeated for 3 channels, colour becomes luminance for 1.
     """
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    wanted = "L" if channels == 1 else "RGB"
+    picture = picture if picture.mode == wanted else picture.convert(wanted)
     width, height = picture.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
@@ -154,14 +156,35 @@ def _upright(opened: Image.Image) -> tuple[Image.Image, list[str]]:
     notes = []
     if (frames := getattr(opened, "n_frames", 1)) > 1:
         notes.append(f"it has {frames} frames: the first is used")
+    opened.load()
     if opened.getexif().get(ORIENTATION, 1) not in (0, 1):
         notes.append("it was turned upright as its EXIF data say")
-    image, more = _eight_bit(ImageOps.exif_transpose(opened))
+        opened = ImageOps.exif_transpose(opened)
+    image, more = _eight_bit(opened)
     return image, [*notes, *more]
 
 
 def _eight_bit(picture: Image.Image) -> tuple[Image.Image, list[str]]:
-    """The picture as its author saw it, in mode "L" or "RGB", over white where it is transparent; and what was done."""
+    """The picture as its author saw it, in mode "L" or "RGB", over white where it is transparent; and what was done.
+
+    A large one is converted strip by strip: 12 KB of PNG may be 100 million pixels, each of 20 bytes on the way.
+    """
+    if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
+        return picture, []
+    width, height = picture.size
+    rows = max(1, STRIP // width)
+    if rows >= height:
+        return _converted(picture)
+    whole, notes = None, []
+    for top in range(0, height, rows):
+        part, more = _converted(picture.crop((0, top, width, min(top + rows, height))))
+        whole = whole or Image.new(part.mode, picture.size)
+        whole.paste(part, (0, top))
+        notes += [note for note in more if note not in notes]
+    return whole, notes
+
+
+def _converted(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     mode = picture.mode
     if mode == "F":
         raise _UnshownError("its pixels are floating-point numbers, whose range is unknown; save it as 8-bit PNG")
@@ -178,7 +201,7 @@ def _eight_bit(picture: Image.Image) -> tuple[Image.Image, list[str]]:
         opaque = colours.getchannel("A").getextrema()[0] == 255
         kind = "L" if mode in ("L", "1", "LA", "La") else "RGB"
         return flat.convert(kind), [] if opaque else ["its transparent parts were laid over white"]
-    if mode in ("1", "L"):
+    if mode == "1":
         return picture.convert("L"), []
     try:
         converted = picture.convert("RGB")

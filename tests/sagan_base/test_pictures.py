@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from sagan_base.data import load_data
+from sagan_base.data_sources import pictures
 from sagan_base.data_sources.pictures import MAX_PIXELS, fit_picture, read_picture, read_square
 
 RED = (200, 30, 40)
@@ -219,3 +220,24 @@ def test_training_data_have_the_same_limits(tmp_path):
         (tmp_path / "a.png").write_bytes(content)
         with pytest.raises(ValueError, match=problem):
             load_data(f"folder:{tmp_path}", 16)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "P with transparency", "1", "I;16", "CMYK", "RGB", "L"])
+def test_a_large_picture_is_converted_strip_by_strip_to_the_same_pixels(mode, tmp_path, monkeypatch):
+    """12 KB of PNG may hold 100 million pixels; whole, a conversion of 16 bits took 2.7 GB."""
+    noise = np.random.default_rng(0).integers(0, 256, (23, 17, 4), np.uint8)
+    path, more = tmp_path / f"a.{'tif' if mode == 'CMYK' else 'png'}", {}
+    picture = Image.fromarray(noise, "CMYK" if mode == "CMYK" else "RGBA")
+    if mode.startswith("P"):
+        picture, more = picture.convert("RGB").quantize(40), {"transparency": 3} if " " in mode else {}
+    elif mode == "I;16":
+        picture = Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
+    else:
+        picture = picture.convert("RGB").convert("1") if mode == "1" else picture.convert(mode)
+    picture.save(path, **more)
+    whole, sizes, convert = read_picture(path), [], pictures._converted
+    monkeypatch.setattr(pictures, "STRIP", 60)
+    monkeypatch.setattr(pictures, "_converted", lambda part: (sizes.append(part.size), convert(part))[1])
+    strips = read_picture(path)
+    assert (np.asarray(strips.image) == np.asarray(whole.image)).all() and strips.notes == whole.notes
+    assert set(sizes) == (set() if mode in ("RGB", "L") else {(17, 3), (17, 2)})
