@@ -6,6 +6,7 @@ in the terminal's alphabet. What cannot be shown then is lost; the work is not.
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any, TextIO
@@ -43,7 +44,15 @@ def unfailing_output() -> Iterator[None]:
             stream = getattr(sys, name) or stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.callback(_let_go, stream)
             stack.enter_context(redirect(_Unfailing(stream)))
+        stack.callback(setattr, threading, "excepthook", threading.excepthook)
+        threading.excepthook = _show_bug
         yield
+
+
+def _show_bug(error: threading.ExceptHookArgs) -> None:
+    """What a thread could not write, as TensorBoard's on a full disk, its owner raises again; so it is said once."""
+    if not isinstance(error.exc_value, OSError):
+        threading.__excepthook__(error)
 
 
 def _let_go(stream: TextIO) -> None:

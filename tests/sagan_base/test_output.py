@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -53,6 +54,21 @@ def test_full_and_missing_streams_take_everything(name, monkeypatch, capsys):
         assert getattr(sys, name) is stream
         if stream is not None:
             stream.close()  # what it could not write went nowhere
+
+
+@pytest.mark.parametrize(("error", "told"), [(OSError("full"), ""), (KeyError("a bug"), "KeyError: 'a bug'\n")])
+def test_what_a_thread_could_not_write_is_left_to_its_owner_to_say(error, told, capsys):
+    """As TensorBoard's thread on a full disk, whose error ends the training in one line."""
+
+    def fail():
+        raise error
+
+    with unfailing_output():
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+    shown = capsys.readouterr().err
+    assert shown.endswith(told) and bool(shown) == bool(told)
 
 
 def test_what_a_terminal_has_no_letters_for_is_shown_in_others(monkeypatch):
