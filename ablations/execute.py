@@ -23,7 +23,7 @@ from sagan_base.metrics.names import is_distance, leading
 from sagan_base.network import attention_off
 from sagan_base.provenance import Provenance, provenance
 from sagan_base.run_folder import read_metrics
-from sagan_base.training import TrainResult, train
+from sagan_base.training import TrainingStopped, TrainResult, train
 from sagan_base.typed import from_dict
 
 SAMPLE_SEED = 0  # the same z and labels for every run: differences between runs are paired sample by sample
@@ -119,11 +119,12 @@ def plateau(lines: list[dict[str, float]], steps: tuple[int, ...], names: list[s
     """The means over these steps of a log, of distances the geometric ones.
 
     Raises:
-        ValueError: the log lacks a measurement.
+        TrainingStopped: the log lacks a measurement.
     """
     by_step = {int(line["step"]): line for line in lines}
     if lacking := [step for step in steps if not {*names} <= by_step.get(step, {}).keys()]:
-        raise ValueError(f"the log lacks the measurements of steps {lacking}; delete the run's folder to make it anew")
+        told = f"the log lacks the measurements of steps {lacking}; delete the run's folder to make it anew"
+        raise TrainingStopped(told)
     values = {name: np.array([by_step[step][name] for step in steps]) for name in names}
     return {
         name: float(np.exp(np.log(part).mean()) if is_distance(name) else part.mean()) for name, part in values.items()

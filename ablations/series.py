@@ -14,12 +14,11 @@ from ablations.records import Record, read_records, require_runs_belong
 from ablations.rows import partner_of
 from ablations.table import brief, write_table
 from sagan_base.attention_health import verdict
-from sagan_base.checkpoint import newest_step
 from sagan_base.data import ImageData, load_data
 from sagan_base.distributed import Processes
 from sagan_base.metrics.evaluate import check_evaluation
-from sagan_base.run_folder import CHECKPOINT_FOLDER, CONFIG_FILE
-from sagan_base.training import TrainingStopped, check_data, folder_problem
+from sagan_base.run_state import read_run
+from sagan_base.training import TrainingStopped, check_data
 
 
 @dataclass(frozen=True)
@@ -74,14 +73,8 @@ def _check(series: Series) -> None:
     for run in series.runs:
         config = run.config(series.data)
         check_data(config, series.data)
-        if problem := folder_problem(out / run.name / CONFIG_FILE, config, series.data):
+        if problem := read_run(out / run.name, config, series.data)[0]:
             raise ValueError(problem)
-        done = newest_step(out / run.name / CHECKPOINT_FOLDER)
-        if done > setting.steps:
-            raise ValueError(
-                f"{out / run.name} holds {done} steps, more than --steps {setting.steps}; give {done} or more, or "
-                "another --out"
-            )
     require_runs_belong(out, {run.name for run in series.runs}, setting.conditions(series.data))
     for name in setting.features:
         check_evaluation(series.data, name, weights=series.measure.weights.get(name), device=series.group.device)

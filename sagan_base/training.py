@@ -10,6 +10,7 @@ them; the next call makes up whatever the folder lacks of the step that it goes 
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,9 @@ from sagan_base.attention_health import real_batches, sample_batches, watch
 from sagan_base.batch_norm import measure_statistics
 from sagan_base.checkpoint import (
     Checkpoint,
-    Info,
-    checkpoint_files,
     checkpoint_path,
     export_model,
     read_checkpoint,
-    read_latest,
     remove_old_checkpoints,
     useless_files,
     write_checkpoint,
@@ -52,13 +50,11 @@ from sagan_base.run_folder import (
     SAMPLES_FILE,
     SAMPLES_FOLDER,
     RunLog,
-    experiment_problem,
-    folder_problem,
     log_lines,
-    obstacle,
     read_metrics,
     write_record,
 )
+from sagan_base.run_state import alone_in, read_run
 from sagan_base.sampling import preview, preview_maps
 from sagan_base.stopping import Health, StopRequest, TrainingInterrupted, TrainingStopped, stop_requests
 from sagan_base.updates import LOSSES, Updates, slow_bfloat16
@@ -69,7 +65,6 @@ __all__ = [
     "TrainingRun",
     "TrainingStopped",
     "check_data",
-    "folder_problem",
     "train",
 ]
 
@@ -189,7 +184,7 @@ class TrainingRun:
         self.evaluate, self.progress, self.evaluated_as = evaluate, progress and group.is_first, evaluated_as
         self.folder = out / CHECKPOINT_FOLDER
         # Process 0 reads for all: the processes cannot disagree, and need not share a file system.
-        problem, newest = group.from_first(self._read_folder() if group.is_first else None)
+        problem, newest = group.from_first(read_run(out, config, data) if group.is_first else None)
         if problem is not None:
             raise ValueError(problem)
         self.updates = Updates(config, group, self._reader(), len(data))
@@ -204,26 +199,6 @@ class TrainingRun:
         elif start is not None:
             self.started = self.updates.start_from(start)
         self.resumed_from = self.saved_step = self.step
-
-    def _read_folder(self) -> tuple[str | None, Checkpoint | None]:
-        """Why the folder's run cannot be gone on with, or None and where it stands."""
-        steps, every = self.config.training.steps, self.config.training.checkpoint_every
-        due = (checkpoint_path(self.folder, step) for step in {steps, *(range(every, steps, every) if every else ())})
-        if problem := obstacle(self.out, due) or folder_problem(self.out / CONFIG_FILE, self.config, self.data):
-            return problem, None
-        _, newest = read_latest(self.folder) or (None, None)
-        if newest is None and checkpoint_files(self.folder):
-            return f"no checkpoint in {self.folder} can be read; delete them to start anew, or use another --out", None
-        if newest is not None:
-            if lacking := Info.__annotations__.keys() - newest.info.keys() - {"best"}:
-                return f"the newest checkpoint in {self.folder} lacks {', '.join(sorted(lacking))}; delete it", None
-            fingerprint = newest.info["data"]["fingerprint"]
-            if problem := experiment_problem(self.folder, newest.config, fingerprint, self.config, self.data):
-                return problem, None
-        if newest is not None and newest.info["step"] > steps:
-            step = newest.info["step"]
-            return f"{self.out} holds {step} steps, more than steps={steps}; use {step} or more, or another --out", None
-        return None, newest
 
     def _reader(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         data, device = self.data, self.group.device
@@ -251,19 +226,24 @@ class TrainingRun:
         """Do what is missing, steps and work on them; a finished run returns at once."""
         lacking = self.group.from_first(self._lacking() if self.group.is_first else None)
         if self.step < self.config.training.steps or any(lacking.values()):
-            with unfailing_output(), stop_requests() as stop:
+            alone = alone_in(self.out) if self.group.is_first else nullcontext()
+            with alone, unfailing_output(), stop_requests() as stop:
                 self._train(stop, lacking)
         return self._result()
 
     def _lacking(self) -> dict[str, bool]:
         """Which work on the step that the run goes on from its folder lacks."""
         if not self.step:
-            return {"evaluation": False, "sheet": False}
+            return {}
         due = self._work_due()
         lines = [line for line in log_lines(self.out) if line["step"] == self.step and LOSSES[0] not in line]
         evaluated = any(self.evaluated_as in (None, *line) for line in lines)
         sheets = [path.is_file() for path in self._sheets()]
-        return {"evaluation": due["evaluation"] and not evaluated, "sheet": due["sheet"] and not all(sheets)}
+        return {
+            "evaluation": due["evaluation"] and not evaluated,
+            "sheet": due["sheet"] and not all(sheets),
+            "record": not (self.out / CONFIG_FILE).is_file(),  # every session begins with writing it
+        }
 
     def _train(self, stop: StopRequest, lacking: dict[str, bool]) -> None:
         steps = self.config.training.steps
@@ -363,7 +343,7 @@ class TrainingRun:
         if log is not None:
             missing = " and ".join(name for name, is_lacking in lacking.items() if is_lacking)
             print(f"making up for step {self.step}: {missing}", flush=True)
-        self._work(log, **lacking)
+        self._work(log, lacking["evaluation"], lacking["sheet"])
         if lacking["evaluation"] and self.config.training.metrics_every:  # checkpoint and export tell the best step
             self.saved_step = None
             self._save()

@@ -33,6 +33,7 @@ from sagan_base.data import load_data
 from sagan_base.distributed import Processes
 from sagan_base.metrics.evaluate import Evaluation, RealStatistics
 from sagan_base.run_folder import read_metrics
+from sagan_base.training import TrainingStopped
 
 pytestmark = pytest.mark.slow
 DISTANCE = "FD (digits classifier)"
@@ -150,7 +151,7 @@ def test_a_result_is_the_geometric_mean_of_the_last_measurements_and_its_files_a
 def test_a_log_that_lacks_a_measurement_is_refused():
     lines = [{"step": 8, DISTANCE: 4.0, "precision (x)": 0.4}, {"step": 16, DISTANCE: 9.0, "precision (x)": 0.6}]
     assert plateau(lines, (8, 16), [DISTANCE, "precision (x)"]) == pytest.approx({DISTANCE: 6.0, "precision (x)": 0.5})
-    with pytest.raises(ValueError, match=r"lacks the measurements of steps \[24\]"):
+    with pytest.raises(TrainingStopped, match=r"lacks the measurements of steps \[24\]"):
         plateau(lines, (16, 24), [DISTANCE])
 
 
@@ -205,6 +206,10 @@ def test_another_number_of_steps_does_not_join_a_folder_of_other_runs(run, merge
 def test_fewer_steps_than_a_run_has_are_refused_and_the_dry_run_says_so(run, merged):
     refused = run("--rows", "ylg", "--seed", 1, "--steps", 10, "--out", merged["b"])
     assert refused.returncode == 2 and "holds 24 steps, more than --steps 10" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    (merged["b"] / "ylg-seed1" / "config.json").unlink()  # another run is known by its checkpoints alone, too
+    refused = run("--rows", "ylg", "--seed", 1, "--recipe", "biggan", "--out", merged["b"])
+    assert refused.returncode == 2 and "recipe.name ('paper' there, 'biggan' here)" in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert "has 24 steps" in run("--rows", "ylg", "--seed", 1, "--steps", 10, "--out", merged["b"], "--dry-run").stdout
 

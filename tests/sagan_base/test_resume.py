@@ -23,7 +23,7 @@ SCRIPT = """
 import os, signal, sys, time
 import safetensors.torch
 import torch
-import sagan_base.files, sagan_base.checkpoint, sagan_base.training
+import sagan_base.files, sagan_base.tensors, sagan_base.training
 from sagan_base.config import RunConfig
 from sagan_base.data import ImageData
 from sagan_base.updates import Updates
@@ -57,7 +57,7 @@ def die_before_rename(source, target):
 
 Updates.step = step_and_die
 if moment == "half of a checkpoint written":
-    sagan_base.checkpoint.save_file = write_half_and_die
+    sagan_base.tensors.save_file = write_half_and_die
 if moment == "a checkpoint written but not named":
     os.replace = die_before_rename
 sagan_base.training.train(config, data, out, progress=False)

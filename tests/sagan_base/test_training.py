@@ -182,7 +182,7 @@ def test_a_finished_run_returns_at_once_and_writes_nothing(finished, tiny_data, 
 def test_fewer_steps_than_a_folder_holds_are_refused(finished, tiny_data):
     result, _, config = finished
     shorter = replace(config, training=replace(config.training, steps=5))
-    with pytest.raises(ValueError, match="holds 6 steps, more than steps=5; use 6 or more, or another --out"):
+    with pytest.raises(ValueError, match="holds 6 steps, more than --steps 5; give 6 or more, or another --out"):
         train(shorter, tiny_data, result.out)
 
 
@@ -459,9 +459,10 @@ def test_an_evaluation_asked_for_after_the_end_is_made_up_once(tiny_config, tiny
     for name in ("FD (a)", "FD (a)", "FD (b)", "FD (b)"):
         result = train(config, tiny_data, tmp_path, measured(name), progress=False, evaluated_as=name)
     assert seen == ["FD (a)", "FD (b)"] and result.metrics["FD (a)"] == result.metrics["FD (b)"] == 1.0
-    (tmp_path / "samples.png").unlink()
-    train(config, tiny_data, tmp_path, progress=False)
-    assert (tmp_path / "samples.png").is_file()
+    for name in ("samples.png", "config.json", "model.safetensors"):
+        (tmp_path / name).unlink()
+        train(config, tiny_data, tmp_path, progress=False)
+        assert (tmp_path / name).is_file()
 
 
 @pytest.mark.parametrize(
