@@ -171,7 +171,7 @@ def check_scale(scale: object) -> None:
             f"scale must be a number or None, got {type(scale).__name__}; for a learnable temperature multiply the "
             f"queries by it"
         )
-    if scale is not None and not math.isfinite(scale):
+    if scale is not None and not -math.inf < scale < math.inf:  # math.isfinite breaks graphs of sizes of any kind
         raise ValueError(f"scale={scale} is not finite; None is 1 / sqrt(head_dim)")
 
 

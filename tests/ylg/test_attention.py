@@ -377,11 +377,12 @@ def test_the_operator_that_compiled_graphs_hold_is_registered_correctly(with_att
     torch.library.opcheck(torch.ops.ylg.tiles_forward.default, arguments)
 
 
-def test_a_compiled_layer_trains_like_the_layer_itself():
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_a_compiled_layer_trains_like_the_layer_itself(dynamic):
     torch.manual_seed(0)
     layer = SparseAttention2d(8, (6, 6)).double()
     torch.nn.init.ones_(layer.gain)
-    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=dynamic)
     x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
     gradients = []
     for module in (layer, compiled):

@@ -89,20 +89,22 @@ def _empty_like_order(shape: Sequence[int], like: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1024)
-def _constants(dim_qk: int, dim_v: int | None, size: int, block_rows: int, max_columns: int) -> dict:
+def _constants(dim_qk: int, dim_v: int | None, size: int, aligned: int, block_rows: int, max_columns: int) -> dict:
     """Compile-time arguments of a launch, and its size. ``size`` is the bytes of an element.
 
     One warp a program as long as its registers hold the tiles: programs are then so many and so small that the device
     hides their memory latency by switching among them, which beats pipelining inside one (num_stages=1 needs fewer
     instructions and registers) and needs no barrier between warps. Wider heads take more warps and, where products
-    run on ordinary units, fewer columns at a time; chosen so that little spills, by benchmarks/kernel_report.py.
+    run on ordinary units, fewer columns at a time; channels that do not lie together count for more, since each
+    takes a register for where it lies. Chosen so that little spills, by benchmarks/kernel_report.py.
     """
     # channels that a matrix product can have in its result
     smallest = 16 if kernels.BEFORE_3_5.value else 8 if size == 2 else 1
     padded = [max(smallest, triton.next_power_of_2(dim)) for dim in (dim_qk, dim_v) if dim is not None]
     channels = sum(padded)
     block_columns = 16 if max_columns <= 16 or (size > 2 and channels > 64) else 32
-    warps = triton.next_power_of_2(max(1, channels // {2: 64, 4: 16, 8: 4}[size]))
+    held = channels if aligned > 1 else channels * 8 // 5
+    warps = triton.next_power_of_2(max(1, held // {2: 64, 4: 16, 8: 4}[size]))
     constants = {
         "DIM_QK": dim_qk,
         "PADDED_QK": padded[0],
@@ -111,6 +113,7 @@ def _constants(dim_qk: int, dim_v: int | None, size: int, block_rows: int, max_c
         "ONE_BLOCK": max_columns <= block_columns,
         "ACC": kernels.tl.float64 if size == 8 else kernels.tl.float32,
         "ROWS_LAST": size > 2,
+        "ALIGNED": aligned,
         "num_warps": min(8, warps),
         "num_stages": 1,
         "enable_fp_fusion": True,
@@ -121,9 +124,9 @@ def _constants(dim_qk: int, dim_v: int | None, size: int, block_rows: int, max_c
 def _launch_constants(table: TileTable, queries: Tensor, keys: Tensor, values: Tensor | None = None, *others: Tensor):
     """Of a launch that reads and writes these tensors."""
     dim_v = None if values is None else values.shape[-1]
-    constants = _constants(queries.shape[-1], dim_v, queries.dtype.itemsize, table.block_rows, table.max_columns)
-    tensors = (queries, keys, *(() if values is None else (values, *others)))
-    return constants | {"ALIGNED": math.gcd(*map(_alignment, tensors))}
+    aligned = math.gcd(*map(_alignment, (queries, keys, *(() if values is None else (values, *others)))))
+    sizes = queries.dtype.itemsize, aligned, table.block_rows, table.max_columns
+    return _constants(queries.shape[-1], dim_v, *sizes)
 
 
 def _alignment(x: Tensor) -> int:
