@@ -14,7 +14,7 @@ from ablations.experiment import Conditions
 from ablations.rows import ROWS, Row
 from sagan_base.attention_health import LayerHealth
 from sagan_base.config import RunConfig
-from sagan_base.files import write_json
+from sagan_base.files import check_name, write_json
 from sagan_base.metrics.names import leading
 from sagan_base.provenance import Provenance
 from sagan_base.run_folder import CONFIG_FILE, read_metrics
@@ -150,11 +150,13 @@ def read_records(root: Path) -> tuple[list[Record], list[Path]]:
     Copies of one run (same configuration and seed) count once, with a line that says so.
 
     Raises:
-        ValueError: runs of different settings, or two different runs of one row and seed, lie below ``root``.
+        ValueError: runs of different settings, or two different runs of one row and seed, lie below ``root``; or a
+            folder there has a name that no text can hold.
     """
     finished: dict[tuple[str, int], Record] = {}
     unfinished = []
     for folder in sorted({path.parent for name in (CONFIG_FILE, RESULT) for path in root.glob(f"*/{name}")}):
+        check_name(str(folder))
         record = read_record(folder)
         if record is None:
             unfinished.append(folder)

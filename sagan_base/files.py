@@ -116,6 +116,12 @@ def is_text(name: str) -> bool:
     return name.encode(errors="replace").decode() == name and not CONTROLS.search(name)
 
 
+def check_name(name: str) -> None:
+    """Raises ValueError for a name that is no text, because tables and pages would have to show it."""
+    if not is_text(name):
+        raise ValueError(f"the name of {name!r} is not UTF-8, or holds control characters; rename it")
+
+
 def user_path(path: str | Path) -> Path:
     """The path with its ~ or ~user replaced; unchanged where there is no such user, so that no such file is found."""
     return Path(os.path.expanduser(path))

@@ -6,7 +6,7 @@ Two paired t tests over held-out pictures, adjusted by Holm. Every other variant
 The command is ../compare_inversions.py.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from sagan_base.files import write_text
 from sagan_base.holm import holm
 from sagan_base.pages import render
 from sagan_base.tables import csv, read_csv, rounded, signed, spread
-from sagan_base.typed import read_json, reading
+from sagan_base.typed import from_dict, read_json, reading
 from ylg import SparseAttention2d
 
 RECORDS, SETTINGS = "inversions.csv", "settings.json"
@@ -42,6 +42,30 @@ VARIANTS = {  # name -> how its loss differs from the default; heads of () are a
 }
 DISTANCE = "EfficientNet-Lite0 distance"
 LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class SaliencySays:
+    """Types of what ``what_saliency_says`` returns."""
+
+    images: int
+    entropy: float
+    variation: float
+    between_images: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Types of what the settings' file holds."""
+
+    model: str
+    weights: str
+    data: str
+    data_fingerprint: str
+    config: InversionConfig
+    saliency: SaliencySays
+    command: str
+    provenance: dict[str, Any]
 
 
 def loss_of(variant: str, model: Model) -> LossConfig:
@@ -148,7 +172,9 @@ def read_comparison(folder: Path, level: int = 1) -> tuple[pd.DataFrame, str]:
     """
     frame = rounded(table(read_records(folder)))
     with reading(folder / SETTINGS):
-        return frame, as_text(frame, read_json(folder / SETTINGS), level)
+        settings = read_json(folder / SETTINGS)
+        from_dict(Settings, settings)
+        return frame, as_text(frame, settings, level)
 
 
 def write_table(folder: Path) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sagan_base.data_sources.pictures import SUFFIXES
-from sagan_base.files import is_text, user_path
+from sagan_base.files import check_name, user_path
 
 TEST_FOLDERS = ("test", "val", "validation")
 SPLIT_NAMES = {"train", "training", "valid", "dev", "eval", "testing", *TEST_FOLDERS}  # as other programs call them
@@ -102,8 +102,8 @@ def _list_classes(root: Path, name: str) -> Listing:
     if not files:
         kinds = " ".join(sorted(SUFFIXES))
         raise ValueError(f"{root} has no images; put them into one sub-folder a class ({kinds})")
-    if odd := next((name for name in map(str, (root, *files)) if not is_text(name)), None):
-        raise ValueError(f"the name of {odd!r} is not UTF-8, or holds control characters; rename it")
+    for path in (root, *files):
+        check_name(str(path))
     labels = tuple(label for label, of_class in enumerate(named.values()) for _ in of_class)
     return Listing(root, files, labels, tuple(named), tuple(notes))
 

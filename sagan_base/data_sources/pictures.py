@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageOps
 
+from sagan_base.files import check_name
+
 RESIZE_RULE = "centre crop; Lanczos to shrink, bicubic to enlarge; luminance ITU-R 601 for grey"
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 # Only their formats, whatever a file calls itself: Pillow starts Ghostscript for an EPS named evil.png.
@@ -125,6 +127,7 @@ def _read(path: Path, draft_side: int | None = None) -> Picture:
     if not path.is_file():  # reading a pipe or a device would wait for ever
         problem = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
         raise _UnreadableError(problem, "name an image file")
+    check_name(str(path))
     try:
         with Image.open(path, formats=FORMATS) as opened:
             width, height = opened.size

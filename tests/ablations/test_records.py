@@ -1,6 +1,7 @@
 """What is finished, set aside or refused; nothing is lost."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -55,6 +56,14 @@ def test_a_result_that_lacks_something_is_set_aside(canned_run, damage):
     (folder / "result.json").write_text(json.dumps(values))
     assert read_record(folder) is None
     assert (folder / "result.json.aside-1").is_file()
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"\x1b[2J"])
+def test_a_run_folder_whose_name_no_text_can_hold_is_refused(canned_run, name):
+    folder = canned_run("ylg").folder
+    os.rename(folder, os.fsencode(folder.parent) + b"/" + name)
+    with pytest.raises(ValueError, match="is not UTF-8, or holds control characters; rename it"):
+        read_records(folder.parent)
 
 
 def test_a_record_reads_back_equal(canned_run):

@@ -10,6 +10,8 @@ from analysis.inversion import comparison
 from analysis.inversion.comparison import AGAINST, DISTANCE, VARIANTS, loss_of, table, verdict, what_saliency_says
 from analysis.inversion.config import LossConfig
 from analysis.loading import load_model
+from sagan_base.files import write_json
+from sagan_base.typed import read_json
 
 QUICK = ["--pictures", "2", "--steps", "2", "--restarts", "2", "--draws", "4", "--variants", "saliency", "features"]
 
@@ -101,6 +103,11 @@ def test_a_comparison_goes_on_where_it_was_stopped_and_its_table_comes_from_the_
     with pytest.raises(SystemExit):
         command.main([*asked, "--seed", "1"])
     assert "holds a comparison that differs in config" in capsys.readouterr().err
+    whole = read_json(out / "settings.json")
+    write_json(out / "settings.json", {name: value for name, value in whole.items() if name != "command"})
+    with pytest.raises(ValueError, match=r"settings\.json is damaged"):
+        comparison.read_comparison(out)
+    write_json(out / "settings.json", whole)
     for name, content in (("settings.json", "5"), ("inversions.csv", "picture,variant\na,b\n")):
         whole = (out / name).read_bytes()
         (out / name).write_text(content)

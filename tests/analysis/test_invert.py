@@ -110,12 +110,16 @@ def test_a_folder_gives_a_table_and_its_bad_files_are_named_and_skipped(checkpoi
     Image.new("RGB", (12, 12), (1, 2, 3)).save(folder / "b.jpg")
     (folder / "broken.png").write_bytes(picture.read_bytes()[:90])
     (folder / "notes.txt").write_text("not a picture")
+    odd = [os.fsencode(folder) + b"/" + name for name in (b"\xff.png", b"\x1b[2J.png")]
+    for name in odd:
+        shutil.copyfile(folder / "a.png", name)
     out = tmp_path / "out"
     code = run(tmp_path / "pictures", "--checkpoint", checkpoint, "--out", out, "--method", "saliency", "pixel", *QUICK)
     assert code == 0
     said = capsys.readouterr()
     assert "broken.png is damaged or truncated" in said.err
     assert "notes.txt is not an image" in said.err
+    assert said.err.count(".png' is not UTF-8, or holds control characters; rename it") == len(odd)
     with (out / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["picture"], row["method"]) for row in rows] == [
