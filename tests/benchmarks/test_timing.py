@@ -27,6 +27,11 @@ def test_a_method_stops_after_its_seconds_but_not_before_three_rounds_unless_one
     assert len(times["middling"]) == 3
 
 
+def test_a_call_that_the_clock_cannot_see_still_takes_more_than_no_time(benchmark, monkeypatch):
+    monkeypatch.setattr(time, "process_time", lambda: 3.0)
+    assert 0 < benchmark.seconds(lambda: None, CPU) < 0.1
+
+
 def test_a_short_call_is_repeated_until_the_clock_can_see_it(benchmark, monkeypatch):
     asked = []
     monkeypatch.setattr(benchmark, "seconds", lambda step, device, calls=1: asked.append(calls) or 1e-4)
