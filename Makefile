@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help ablation results figures docs test lint clean
 
 help:
-	@echo "make ablation   set up .venv, then train and measure the paper's YLG row on real digits (about 10 minutes)"
+	@echo "make ablation   set up .venv, then train and measure the paper's YLG row on real digits (a quarter of an hour of a core)"
 	@echo "make results    tables, report and RESULTS.md again from the raw results in the repository"
 	@echo "make figures    pictures again: README's, benchmark plots, sheets and pages of the shipped models"
 	@echo "make docs       the API as pages, from the docstrings, in build/api"
