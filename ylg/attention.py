@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ylg.devices import DTYPES, autocasted, automatic_backend, wide
-from ylg.plan import AttentionPlan, plan_in_use
+from ylg.plan import AttentionPlan
 
 
 def sparse_attention(
@@ -71,7 +71,9 @@ def sparse_attention(
     if _holds_no_numbers(queries) and not exporting and not torch.compiler.is_compiling():
         return _shapes_only(queries, keys, values, return_attention)
     if torch.compiler.is_dynamo_compiling():
-        _make_ready(plan.digest, str(queries.device), plain)
+        from ylg.backends.compiling import make_ready  # only here: its decorator imports the compiler, for 2 seconds
+
+        make_ready(plan.digest, str(queries.device), plain)
     plan = plan if plan.device == queries.device else plan.to(queries.device)
     if plain or exporting:
         return _plain(queries, keys, values, plan, float(scale), return_attention, key_mask, score_bias)
@@ -113,19 +115,6 @@ def _plain(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, *
         found = plain_attention(*map(wide, (queries, keys, values)), plan, *arguments)
     found = tuple(x.to(queries.dtype) for x in found)
     return found if len(found) > 1 else found[0]
-
-
-@torch.compiler.assume_constant_result
-def _make_ready(digest: str, device: str, plain: bool) -> bool:
-    """Makes what is kept, so that torch.compile, which cannot follow how it is made, finds it where it looks."""
-    plan = plan_in_use(digest)
-    if plan is not None and plain:
-        from ylg.backends.tiles.layout import tile_layout
-
-        tile_layout(plan.to(device)).make_ready()
-    elif plan is not None:
-        plan.to(device)
-    return True
 
 
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.onnx.is_in_onnx_export)  # the former from torch 2.7 on
