@@ -1,6 +1,7 @@
 """Shared fixtures: the authors' reference data, where it lies beside the checkout."""
 
 import os
+import signal
 from pathlib import Path
 
 # The tests' tensors are tiny: a second thread costs more than it gives, and on a busy machine very much more.
@@ -13,6 +14,9 @@ from hypothesis import settings
 # Without a GPU, kernels run in Triton's interpreter; it asks once, when it is first imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A job in the background may ignore Ctrl-C, and so would the commands that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
