@@ -75,6 +75,7 @@ def page(summaries: dict[str, Summary]) -> str:
             cards=[model_card(name) for name in model_names()],
             ablations=summaries,
             questions=list(IN_TERMINAL),
+            held_out=held_out_figures(),
             attention_of_models=attention_of_models(),
             anchors=anchor_table(),
             asterisk=ASTERISK,
@@ -92,6 +93,24 @@ def page(summaries: dict[str, Summary]) -> str:
         .rstrip()
         + "\n"
     )
+
+
+def held_out_figures() -> dict[str, pd.DataFrame]:
+    """Of each model measured by ``python -m sagan_base.metrics MODEL --held-out --json``: samples beside real images.
+
+    Raises:
+        ValueError: the record is of other weights than those that ship.
+    """
+    tables = {}
+    for path in sorted((ROOT / "analysis" / "results").glob("held_out_*.json")):
+        name = path.stem.removeprefix("held_out_")
+        with reading(path):
+            found = read_json(path)
+            if found["weights"] != model_card(name).sha256:
+                raise ValueError(f"it is of other weights than {name} has; measure them with --held-out --json")
+            columns = {"samples": found["trained"], "real images": found["real"]}
+        tables[name] = pd.DataFrame(columns).rename_axis("metric").reset_index()
+    return tables
 
 
 def attention_of_models() -> pd.DataFrame:

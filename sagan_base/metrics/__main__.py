@@ -7,6 +7,7 @@ the samples: the floor.
 """
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,7 @@ from sagan_base.metrics.classifier import (
 from sagan_base.metrics.evaluate import check_evaluation, evaluate, evaluate_images, within_class_spread
 from sagan_base.metrics.features import FEATURES, features_label
 from sagan_base.metrics.names import column
+from sagan_base.provenance import provenance
 from sagan_base.trained_on import in_class_order, warn_of_other_data
 
 
@@ -80,7 +82,8 @@ def build_parser() -> argparse.ArgumentParser:
                         "on the data (half an hour of one core for CIFAR-10)")  # fmt: skip
     parser.add_argument("--untrained", action="store_true", help="measure the network's initial weights too")
     shared_option(parser, "--cache", CACHE_HELP)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    told = "write the figures there too, with the SHA-256 of the weights"
+    parser.add_argument("--json", type=Path, metavar="FILE", help=told)
     shared_option(parser, "--device")
     return parser
 
@@ -138,7 +141,8 @@ def main(argv: list[str] | None = None) -> int:
     elif CLASS_ACCURACY in figures["trained"]:
         print(_reference(spec, data, info, arguments.cache))
     if arguments.json:
-        write_json(arguments.json, figures)
+        weights_file = hashlib.sha256(model_file(arguments.checkpoint).read_bytes()).hexdigest()
+        write_json(arguments.json, {**figures, "weights": weights_file, "provenance": provenance(arguments.seed)})
     return 0
 
 

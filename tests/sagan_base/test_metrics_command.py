@@ -1,5 +1,6 @@
 """``python -m sagan_base.metrics``: what it prints, beside the floor of real images and in the eyes of the judge."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from inspect import signature
@@ -96,7 +97,8 @@ def test_the_commands_samples_have_its_seed_and_its_machine_learns_from_the_trai
     monkeypatch.setattr(command_module, "class_accuracy", judged)
     options = ["--seed", "7", "--cache", str(tmp_path), "--json", str(tmp_path / "m.json")]
     assert metrics_command([str(write_model(tmp_path)), *options]) == 0
-    assert json.loads((tmp_path / "m.json").read_text()) == {"trained": {"FD": 7, SPREAD: 1, CLASS_ACCURACY: 7}}
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert found["trained"] == {"FD": 7, SPREAD: 1, CLASS_ACCURACY: 7} and found["provenance"]["seed"] == 7
     test = load_data("digits", 16, split="test")
     pixels, held_out = (part.images.flatten(1).numpy() / np.float32(255) for part in (digits, test))
     share = SVC(C=10.0).fit(pixels, digits.labels).score(held_out, test.labels)
@@ -161,6 +163,7 @@ def test_the_command_compares_with_held_out_images_and_shows_the_floor(
     first, _ = halves(load_data("digits", 16, split="test"))
     direct = evaluate(load_checkpoint(model)[0], digits, num_samples=40, cache=cache, reference=first).values
     assert found["trained"][f"FD {LABEL}"] == direct[f"FD {LABEL}"] > found["real"][f"FD {LABEL}"]
+    assert found["weights"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert found["real"][SPREAD] > 0 and found["real"][CLASS_ACCURACY] > 0.9 > found["trained"][CLASS_ACCURACY]
     out = capsys.readouterr().out
     assert "compared with 178 held-out images; real: 177 other ones" in out and out.split("\n")[0].split() == [

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sagan_base import load_checkpoint, models
+from sagan_base.checkpoint import read_checkpoint
 from sagan_base.data import load_data
 from sagan_base.metrics.class_accuracy import class_accuracy
 
@@ -21,7 +22,8 @@ def test_a_model_that_ships_is_what_its_card_says(name):
     generator, discriminator, config = load_checkpoint(models.resolve_model(name))
     assert generator.num_classes == len(card.classes)
     assert (generator.resolution, config.model.image_channels) == (card.resolution, card.image_channels)
-    assert config.training.seed == card.seed and config.training.steps == card.steps
+    assert config.training.seed == card.seed
+    assert read_checkpoint(models.resolve_model(name)).info["step"] == card.steps  # of a run that may go on
     assert models.resolve_model(name).stat().st_size == card.bytes
     labels = torch.arange(2) % generator.num_classes
     images = generator(torch.randn(2, generator.latent_dim), labels)

@@ -15,7 +15,7 @@ import sagan_base.train
 from sagan_base.data import load_data
 from sagan_base.data_sources import decoding
 
-ROOT = Path(sagan_base.train.__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]  # the scripts are in the repository alone
 SMALL = [
     "--resolution", "16", "--generator-width", "8", "--discriminator-width", "8", "--batch-size", "4", "--num-heads",
     "4", "--steps", "2",
