@@ -15,8 +15,10 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# A job in the background may ignore Ctrl-C, and so would the commands that tests start and interrupt.
+# A job in the background ignores Ctrl-C and one of nohup SIGHUP, and so would the commands that tests start and signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
