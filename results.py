@@ -106,9 +106,9 @@ def held_out_figures() -> dict[str, pd.DataFrame]:
         name = path.stem.removeprefix("held_out_")
         with reading(path):
             found = read_json(path)
-            if found["weights"] != model_card(name).sha256:
-                raise ValueError(f"it is of other weights than {name} has; measure them with --held-out --json")
-            columns = {"samples": found["trained"], "real images": found["real"]}
+            weights, columns = found["weights"], {"samples": found["trained"], "real images": found["real"]}
+        if weights != model_card(name).sha256:
+            raise ValueError(f"{path} is of other weights than {name} has; measure them with --held-out --json")
         tables[name] = pd.DataFrame(columns).rename_axis("metric").reset_index()
     return tables
 

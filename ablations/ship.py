@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument(
         "run", nargs="?", type=Path, metavar="RUN", help="folder of a finished run of training or of ablations/run.py"
     )
-    options.add_argument("--best", action="store_true", help="those of its lowest distance; it may go on")
+    options.add_argument("--best", action="store_true", help="its networks of the lowest distance; it may go on")
     options.add_argument("--name", metavar="NAME", help="what --model will call it")
     shared_option(options, "--data", "how users load its data, where the run had it from a folder")
     options.add_argument("--refresh", action="store_true", help="write pages and sheets again instead")

@@ -34,9 +34,8 @@ def read_run(out: Path, config: RunConfig, data: ImageData) -> tuple[str | None,
         fingerprint = newest.info["data"]["fingerprint"]
         if problem := experiment_problem(folder, newest.config, fingerprint, config, data):
             return problem, None
-    if newest is not None and newest.info["step"] > steps:
-        step = newest.info["step"]
-        return f"{out} holds {step} steps, more than --steps {steps}; give {step} or more, or another --out", None
+        if (step := newest.info["step"]) > steps:
+            return f"{out} holds {step} steps, more than --steps {steps}; give {step} or more, or another --out", None
     return None, newest
 
 
