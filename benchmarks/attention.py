@@ -83,8 +83,8 @@ class Case:
         return self.batch * self.num_heads * self.num_queries * self.num_keys
 
     def masks(self, pattern: str) -> list[csr_array]:
-        if pattern == "neighbourhood":
-            return [neighbourhood(self.grid)] * self.num_heads
+        if pattern in OWN_MASKS:
+            return [OWN_MASKS[pattern](self.grid)] * self.num_heads
         key_grid = (self.key_grid or self.grid // 2,) * 2
         return sparse_head_masks(pattern, (self.grid,) * 2, key_grid, self.num_heads)
 
@@ -108,6 +108,21 @@ def neighbourhood(grid: int, side: int = 7) -> csr_array:
     return csr_array((np.ones(keys.size, bool), (rows, keys.ravel())), shape=(grid**2, grid**2))
 
 
+def windows(grid: int, in_a_row: bool, side: int = 8) -> csr_array:
+    """Every cell attends to its window of side x side cells; ``in_a_row``: cells are enumerated window by window."""
+    window = np.arange(grid**2) // side**2
+    if not in_a_row:
+        row, column = np.divmod(np.arange(grid**2), grid)
+        window = row // side * (grid // side) + column // side
+    return csr_array(window[:, None] == window)
+
+
+WINDOWS = "windows in a row"
+OWN_MASKS: dict[str, Callable[[int], csr_array]] = {
+    "neighbourhood": neighbourhood,
+    WINDOWS: partial(windows, in_a_row=True),
+    "windows of a raster": partial(windows, in_a_row=False),
+}
 PATTERNS = ("ltr_rtl", "strided", "butterfly", "rotated_blocks", "interlaced8")
 CASES = {
     "grid-16": Case(16, 8),
@@ -117,6 +132,7 @@ CASES = {
     "grid-256": Case(256, 1),
     "discriminator-32": Case(32, 8, head_dim_qk=2, head_dim_v=8),
     "neighbourhood-64": Case(64, 1, ("neighbourhood",), key_grid=64),
+    "windows-64": Case(64, 2, (WINDOWS, "windows of a raster"), key_grid=64),
     # enough work for a GPU
     "grid-32-batch-64": Case(32, 64, PATTERNS),
     "grid-32-batch-64-bfloat16": Case(32, 64, PATTERNS, dtype="bfloat16"),
@@ -186,6 +202,10 @@ def candidates(case: Case, device: torch.device) -> Iterator[Candidate]:
     masks = case.masks(first)
     gathers = case.batch * case.num_queries * case.num_heads * most_keys(masks) * (case.head_dim_qk + case.head_dim_v)
     yield Candidate(MASKED, "keys gathered by query", first, lambda: gathered(masks, device), gathers, 8 * gathers)
+    if first == WINDOWS:
+        size = most_keys(masks)
+        for way, attend in ("SDPA, padded", sdpa(True)), ("SDPA, unpadded", sdpa(False)), ("plain operators", plain()):
+            yield Candidate(MASKED, f"{way}, every window a head", first, partial(by_window, attend, size), 0)
     for kind, scores in ((DENSE, unfused), (ONE_HEAD, unfused // case.num_heads)):
         yield Candidate(kind, "SDPA, padded", "dense", lambda: sdpa(True), dense)
         yield Candidate(kind, "SDPA, unpadded", "dense", lambda: sdpa(False), dense, scores)
@@ -215,6 +235,16 @@ def plain(mask: Tensor | None = None) -> Method:
         return (scores if mask is None else scores + mask).softmax(-1) @ v
 
     return attend
+
+
+def by_window(attend: Method, size: int) -> Method:
+    """Dense attention in windows of ``size`` cells that follow each other, as Swin has it."""
+
+    def folded(*tensors: Tensor) -> Tensor:
+        parts = (x.unflatten(2, (-1, size)).flatten(1, 2) for x in tensors)
+        return attend(*parts).view(*tensors[0].shape[:3], -1)
+
+    return folded
 
 
 def most_keys(masks: list[csr_array]) -> int:

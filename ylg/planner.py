@@ -242,6 +242,7 @@ def _materialise(classes, class_of_row, order, cuts, group_of_tile) -> list[Tile
     by_tile = np.argsort(row_tile, kind="stable")
     rows, row_tile = rows[by_tile], row_tile[by_tile]
     row_slot = _position_within(row_tile, cuts.size)
+    first_row = rows[np.searchsorted(row_tile, np.arange(cuts.size))]
 
     num_keys = classes.shape[1]
     entry_class = np.repeat(np.arange(order.size), np.diff(classes.indptr))
@@ -254,6 +255,7 @@ def _materialise(classes, class_of_row, order, cuts, group_of_tile) -> list[Tile
     found = []
     for group in range(group_of_tile.max() + 1):
         members = np.flatnonzero(group_of_tile == group)
+        members = members[first_row[members].argsort()]  # as rows lie in memory, which are then gathered in long runs
         local = np.full(cuts.size, -1)
         local[members] = np.arange(members.size)
         r, k = local[row_tile] >= 0, local[key_tile] >= 0

@@ -245,6 +245,22 @@ def test_rows_that_lie_together_are_gathered_together(index, rows, run):
     assert torch.equal(found.of(x), x[:, index]) and found.of(x[:0]).shape == (0, len(index), 5)
 
 
+@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize("chunk", [2**18, 40])  # pieces of all heads, and of one
+def test_tiles_that_follow_each_other_are_no_copies_and_right_all_the_same(chunk, batch, monkeypatch):
+    monkeypatch.setattr(layout, "CHUNK", chunk)
+    window = torch.arange(16) // 4
+    plan = copy.copy(attention_plan((window[:, None] == window).expand(3, 16, 16)))
+    tensors = inputs(plan, batch, 3, 4)
+    rows = tensors[0].flatten(1, 2)
+    for piece in layout.tile_layout(plan).pieces:
+        assert piece._query_rows.of(rows).untyped_storage().data_ptr() == rows.untyped_storage().data_ptr()
+    before = [x.detach().clone() for x in tensors]
+    for ours, dense in zip(results(tensors, plan, "tiles"), results(tensors, plan, "reference"), strict=True):
+        torch.testing.assert_close(ours, dense, rtol=1e-11, atol=1e-11)
+    assert all(map(torch.equal, tensors, before))
+
+
 def test_cells_in_blocks_are_gathered_in_runs_and_pooled_queries_in_pairs():
     for pattern, runs in (("rotated_blocks", {(16, 8), (2, 1)}), ("ltr_rtl", {(2, 1)})):
         made = layout.tile_layout(attention_plan(sparse_head_masks(pattern, (64, 64), (32, 32))))

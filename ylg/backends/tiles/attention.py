@@ -12,9 +12,10 @@ several arrays of scores. What makes it fast on a CPU, each measured:
 - a product with a narrow result is computed transposed, since matrix libraries want many columns (``_product``);
 - gradients of keys are summed by ``embedding_bag`` over the tiles that hold a key: no atomics, always one order.
 
-Full tiles (butterfly, rotated_blocks) apply no mask. All tiles are gathered, rows that lie together as one (``Rows``).
-Strided copies in place of index_select, where an order allows them, would gain no more than that (0.93 to 1.00 of the
-time without either), nor would tiles kept from forward for backward, which take the memory of the inputs once more.
+Full tiles (butterfly, rotated_blocks) apply no mask. Rows that lie together are gathered as one, and are a view where
+all follow each other (``Rows``): windows of cells enumerated window by window take 0.9 of the time of the same windows
+of a raster (benchmarks/attention.py, windows-64). Strided copies in place of index_select would gain no more, nor would
+tiles kept from forward for backward, which take the memory of the inputs once more.
 
 float16 and bfloat16 are computed in float32. Read next: layout.py, which turns a plan into the indices used
 here, and plain.py, for derivatives beyond the first.
