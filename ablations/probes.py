@@ -152,9 +152,11 @@ def finished(compared: pd.DataFrame) -> str:
     parts = []
     for part, rows in compared.groupby("part"):
         (side, _), of_part = PARTS[part]
+        each = len(of_part) * len(SEEDS)
         done = rows.groupby("task", sort=False)["count"].sum()
         counts = ", ".join(f"{task} {count}" for task, count in done.items())
-        parts.append(f"part {part} ({side}x{side} cells), of {len(of_part) * len(SEEDS)} each: {counts}")
+        told = f"all {each * len(TASKS)}" if done.sum() == each * len(TASKS) else f"of {each} each: {counts}"
+        parts.append(f"part {part} ({side}x{side} cells), {told}")
     return "; ".join(parts)
 
 
