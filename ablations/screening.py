@@ -134,12 +134,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--seeds", nargs="+", type=whole(0), default=[SEED], metavar="SEED", help=f"default: {SEED}")
     add("--steps", type=whole(1), default=STEPS, metavar="N", help=f"default: {STEPS}")
     add("--out", type=Path, default=Path("runs/screening"), metavar="DIR", help="folder of the runs")
-    add("--csv", type=Path, default=RESULTS, metavar="FILE", help="the table of all finished runs of --out")
+    add("--csv", type=Path, default=RESULTS, metavar="FILE", help="the table, which the finished runs of --out join")
     asked = options.parse_args(argv)
     with processes("cpu") as group:
         with usage_errors():
             writable_folder("--out", asked.out)
             writable_file("--csv", asked.csv)
+            if asked.csv.is_file():
+                read_table(asked.csv)
             data = load_data(PRESET.data, PRESET.model.resolution)
         for seed in asked.seeds:
             for name in asked.trials:
@@ -149,6 +151,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                     run_experiment(run, data, None, place, measure, group)
                 found = [record for folder in asked.out.glob("*/*") if (record := read_record(folder))]
                 runs = table([record for record in found if record.title in TRIALS and record.attention_health])
+                if asked.csv.is_file():  # also of runs whose folders lie elsewhere
+                    runs = pd.concat([read_table(asked.csv), runs])
+                    runs = runs.drop_duplicates(["trial", "seed", "steps"], keep="last")
                 write_text(asked.csv, tables.csv(runs))
     print(tables.text(health(runs[runs["steps"] == asked.steps])))
 

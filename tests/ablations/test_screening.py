@@ -55,6 +55,8 @@ def test_runs_are_kept_in_one_table_and_the_trials_whose_maps_matter_most_come_f
     assert shown.tolist() == [16, 1.6, 0.6, 0.99]
     said = capsys.readouterr().out.splitlines()[-6:]
     assert [line.split()[0] for line in said] == ["from16"] * 2 + ["from8"] * 2 + ["from2"] * 2
+    screening.main(["--trials", "from4", "--out", str(tmp_path / "elsewhere"), *places[2:]])
+    assert list(pd.read_csv(tmp_path / "screening.csv")["trial"]) == [*runs["trial"], "from4"]  # the others stay
     assert "0.600 (0.990)" in said[0] and "FD x 16.00" in said[0] and "logits by 1.600 sd" in said[1]
 
 
