@@ -2,7 +2,8 @@
 
 A picture in colour is for models in colour. Where several are left, each draws some random images, and the model is
 taken whose nearest one is nearest to the picture, in the perceptual distance that also chooses between the restarts of
-an inversion.
+an inversion. Models from which the picture is farther than their own held-out pictures are come last: a photograph in
+grey is no digit, however near one of them may lie.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from analysis.inversion.calibration import DRAWS, nearest_draw
+from analysis.inversion.calibration import nearest_draw, stored_calibration
 from analysis.inversion.distances import Distance, choose_distance
 from analysis.inversion.targets import from_file
 from analysis.loading import Model, model_of, open_model
@@ -49,14 +50,15 @@ def fitting_model(
         models = colour
     if len(models) == 1:
         return models[0], f"model {models[0].name} draws in colour, as the picture is; --model NAME chooses another"
-    distances = {m.name: fmean(nearest_draw(m, image, distance) for image in seen[m.name]) for m in models}
-    order = sorted(models, key=lambda model: distances[model.name])
-    others = ", ".join(f"{model.name} {distances[model.name]:.2f}" for model in order[1:])
-    line = (
-        f"model {order[0].name} fits best: the nearest of {DRAWS} random images is {distances[order[0].name]:.2f} away "
-        f"({distance.name}; {others}); --model NAME chooses another"
-    )
-    return order[0], line
+
+    def misfit(model: Model) -> tuple[float, float]:
+        values = [nearest_draw(model, image, distance) for image in seen[model.name]]
+        record = stored_calibration(model, distance)
+        return fmean(map(record.beyond, values)) if record else 0.0, fmean(values)
+
+    best, *others = sorted(models, key=misfit)
+    names = ", ".join(model.name for model in others)
+    return best, f"model {best.name} fits best of those that ship; --model NAME chooses another ({names})"
 
 
 def _readable(pictures: Sequence[Path], model: Model, **reading: Any) -> list[Tensor]:

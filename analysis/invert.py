@@ -205,21 +205,21 @@ def jobs_of(
     jobs = []
     for target, other in zip(targets, others, strict=True):
         known = target.label if arguments.true_class and label is None else label
-        stands = standing(model, target.image, distance) if target.source == "file" else ""
-        warning = brightness_warning(model, target.image) or ""
+        stands, far = standing(model, target.image, distance) if target.source == "file" else ("", False)
+        if stands and not far:
+            target = replace(target, notes=(*target.notes, stands))
+        warnings = [text for text in (brightness_warning(model, target.image), stands if far else "") if text]
         for config in configs:
             out = arguments.out / target.name / config.loss.method if len(targets) * len(configs) > 1 else arguments.out
-            jobs.append(Job(model, distance, target, other, config, known, out, stands, warning))
+            jobs.append(Job(model, distance, target, other, config, known, out, warnings))
     return jobs
 
 
 def _introduce(job: Job, index: int, count: int) -> None:
     numbered = f"[{index + 1}/{count}] " if count > 1 else ""
-    print(f"{numbered}{job.target.name}: {'; '.join(job.target.notes) or 'used as it is'}")
-    if job.standing:
-        print(f"  {job.standing}")
-    if job.warning:
-        print(f"warning: {job.warning}", file=sys.stderr)
+    print(f"{numbered}{job.target.name}: " + ("\n  ".join(job.target.notes) or "used as it is"))
+    for warning in job.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _files(picture: Path | None) -> list[Path]:

@@ -57,21 +57,27 @@ class Calibration:
     data: str
     values: tuple[float, ...]
 
-    def told(self, value: float) -> str:
-        """Where a picture's own value stands, for people."""
+    def beyond(self, value: float) -> float:
+        """How much farther a picture is than nearly all of these."""
+        return max(0.0, value - float(np.quantile(self.values, FAR)))
+
+    def told(self, value: float) -> tuple[str, bool]:
+        """Where a picture's own value stands, for people, and whether it is far outside what the model can draw."""
         share = float(np.searchsorted(self.values, value) / len(self.values))
-        which = "all" if share == 1 else f"{int(100 * share)}% of"
-        far = " It is far outside what the model can draw: expect the nearest thing it can." if share >= FAR else ""
-        return (
-            f"The nearest of {DRAWS} random images is {value:.2f} away ({self.distance}), farther than {which} "
-            f"{len(self.values)} held-out pictures of {self.data}.{far}"
+        which = {0.0: "nearer than all", 1.0: "farther than all"}.get(share, f"farther than {int(100 * share)}% of")
+        stands = (
+            f"the nearest of {DRAWS} random images that the model draws is {value:.2f} away ({self.distance}), {which} "
+            f"{len(self.values)} held-out pictures of {self.data}"
         )
+        if share < FAR:
+            return stands, False
+        return f"{stands}: far outside what the model can draw, so expect the nearest thing it can", True
 
 
-def standing(model: Model, image: Tensor, distance: Distance) -> str:
-    """Where a picture stands, for people; "" where the model has no record."""
+def standing(model: Model, image: Tensor, distance: Distance) -> tuple[str, bool]:
+    """As ``Calibration.told``; "" where the model has no record."""
     calibration = stored_calibration(model, distance)
-    return calibration.told(nearest_draw(model, image, distance)) if calibration else ""
+    return calibration.told(nearest_draw(model, image, distance)) if calibration else ("", False)
 
 
 def calibrate(model: Model, distance: Distance, data: ImageData, pictures: int) -> Calibration:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,7 @@ class Job:
     Attributes:
         other: whose saliency weighs, for the method "other-image": the next target, or a generated image.
         label: the class that is given; None searches it.
-        standing: how far the picture is from what the model draws, "" where that is not known.
-        warning: of a picture that hardly fits the model, or "".
+        warnings: of a picture that hardly fits the model.
     """
 
     model: Model
@@ -38,8 +38,7 @@ class Job:
     config: InversionConfig
     label: int | None
     out: Path
-    standing: str = ""
-    warning: str = ""
+    warnings: Sequence[str] = ()
 
     def request(self) -> dict[str, Any]:
         """What decides the result, to recognise it again."""
@@ -81,13 +80,11 @@ class Job:
             )  # fmt: skip
         numbers = summary(model, self.target, inversion, self.distance, class_given=self.label is not None)
         numbers |= {"request": self.request(), "provenance": provenance(config.seed)}
-        warnings = [text for text in (self.warning, self.standing) if text]
-        size = write_inversion(model, self.target, inversion, numbers, self.out, warnings)
+        size = write_inversion(model, self.target, inversion, numbers, self.out, self.warnings)
         given = "given" if self.label is not None else "found"
         print(
-            f"  {config.loss.method}: class {model.class_name(inversion.label)} ({given}); restart {inversion.chosen} "
-            f"of {len(inversion.latents)}, chosen by {inversion.chosen_by}; {len(inversion.losses)} steps "
-            f"({inversion.stopped}), {inversion.seconds:.1f} s\n  {self.line(numbers)}"
+            f"  {config.loss.method}: class {model.class_name(inversion.label)}, {given}; {inversion.effort()}, "
+            f"{inversion.seconds:.1f} s\n  {self.line(numbers)}"
         )
         if inversion.stopped == "losses not finite":
             print("warning: the codes ran away; a smaller --learning-rate is the remedy", file=sys.stderr)

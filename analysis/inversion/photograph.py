@@ -34,9 +34,13 @@ class Crop:
 
 @dataclass(frozen=True, eq=False)
 class Photograph:
-    """For people, at most ``SHOWN`` pixels wide and high: the picture with the crop framed, and the crop itself."""
+    """For people, at most ``SHOWN`` pixels wide and high: the picture, framed where a part was taken, and that part.
 
-    framed: Image.Image
+    Of a square that was taken whole they are one and the same.
+    """
+
+    caption: str
+    shown: Image.Image
     crop: Image.Image
 
 
@@ -63,7 +67,12 @@ def cropped(picture: Picture, crop: Crop) -> tuple[Picture, Photograph]:
         left, top = box[0] + (width - side) // 2, box[1] + (height - side) // 2
         box = (left, top, left + side, top + side)
         square = image.crop(box)
-    return replace(picture, image=taken, notes=tuple(notes)), Photograph(_framed(image, box), _reduced(square))
+    part = _reduced(square)
+    if box != (0, 0, *image.size):
+        shown = Photograph("the photograph; in the frame, what was taken", _framed(image, box), part)
+    else:
+        shown = Photograph("the photograph", part if square.size == image.size else _reduced(image), part)
+    return replace(picture, image=taken, notes=tuple(notes)), shown
 
 
 def _on_a_square(image: Image.Image) -> Image.Image:
@@ -80,8 +89,6 @@ def _framed(image: Image.Image, box: Box) -> Image.Image:
     """The whole picture, darker outside the box."""
     shown = _reduced(image).convert("RGB")
     scale = shown.width / image.width
-    if box == (0, 0, *image.size):
-        return shown
     dimmed = shown.point(lambda level: level // 2)
     corners = tuple(round(edge * scale) for edge in box)
     dimmed.paste(shown.crop(corners), corners[:2])

@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def summary(
 
 
 def write_inversion(
-    model: Model, target: Target, inversion: Inversion, numbers: dict[str, Any], out: Path, warnings: list[str]
+    model: Model, target: Target, inversion: Inversion, numbers: dict[str, Any], out: Path, warnings: Sequence[str]
 ) -> int:
     """All files of one inversion into a folder; metrics.json last, as the sign that the others are whole.
 
@@ -149,8 +149,9 @@ def read_latent(path: Path, model: Model) -> tuple[Tensor, int]:
 def pictures_of(model: Model, target: Target, inversion: Inversion) -> Iterator[tuple[str, Image.Image]]:
     """From what the person gave to where the heads look, each with its caption."""
     if target.photograph is not None:
-        yield "the photograph, what was taken of it framed", target.photograph.framed
-        yield "what was taken", target.photograph.crop
+        yield target.photograph.caption, target.photograph.shown
+        if target.photograph.crop is not target.photograph.shown:
+            yield "what was taken", target.photograph.crop
     yield "what the network saw", to_image(target.image)
     yield "reconstruction from z alone", to_image(inversion.image)
     if inversion.tuned is not None:
@@ -176,7 +177,7 @@ def where_heads_look(model: Model, real: Tensor, inversion: Inversion) -> tuple[
     used = "" if inversion.config.loss.method == "saliency" else " (not used)"
     return (
         f"saliency of heads {_span(heads)}{used} against uniform attention: orange up to {end:.2f} times, "
-        f"blue down to {1 / end:.2f}; entropy {entropy:.1%} of the most",
+        f"blue down to {1 / end:.2f}; entropy {entropy:.1%} of the largest",
         picture,
     )
 
@@ -193,7 +194,7 @@ def _span(heads: list[int]) -> str:
 
 
 def inversion_page(
-    model: Model, target: Target, inversion: Inversion, numbers: dict[str, Any], warnings: list[str]
+    model: Model, target: Target, inversion: Inversion, numbers: dict[str, Any], warnings: Sequence[str]
 ) -> Page:
     """The page: pictures and numbers, how it was found, and where each head of both networks looks."""
     loss = inversion.config.loss
@@ -201,13 +202,9 @@ def inversion_page(
     norm = "L1" if loss.norm == "l1" else f"norm per {loss.norm}"
     weighting = f" ({loss.weighting})" if loss.method in WEIGHTED else ""
     given = "given" if len(set(inversion.draw_labels.tolist())) == 1 else "found by search"
-    trained = "The file does not say what the model was trained on"
-    if model.trained_on is not None:
-        trained = f"The model was trained on {model.trained_on}"
     searched = (
-        f"{len(inversion.latents)} restarts from the best of {len(inversion.draw_losses)} random codes, "
-        f"{len(inversion.losses)} steps, ended by: {inversion.stopped}; restart {inversion.chosen} was chosen by "
-        f"{inversion.chosen_by}{', which was not minimised' if inversion.config.choose == 'distance' else ''}"
+        f"{inversion.effort()}; restarts begin with the best of {len(inversion.draw_losses)} random codes"
+        f"{'; the distance was not minimised' if inversion.config.choose == 'distance' else ''}"
     )
     return Page(
         title=f"Inversion of {target.name}",
@@ -216,7 +213,7 @@ def inversion_page(
         notes=[*target.notes, searched],
         warnings=[
             *warnings,
-            f"{trained}. A picture of anything else comes out as the nearest thing that it can draw.",
+            "a picture of anything but what the model was trained on comes out as the nearest thing that it can draw",
         ],
         pictures=list(pictures_of(model, target, inversion)),
         tables={"how near the reconstruction comes": _number_table(numbers)},

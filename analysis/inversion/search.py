@@ -66,6 +66,12 @@ class Inversion:
     def chosen_by(self) -> str:
         return "its loss" if self.config.choose == "loss" else self.distance
 
+    def effort(self) -> str:
+        """What was done, for people."""
+        stopped = "" if self.stopped == "steps" else f" ({self.stopped})"
+        best = f"best of {len(self.latents)} restarts by {self.chosen_by}" if len(self.latents) > 1 else "1 restart"
+        return f"{best}, {len(self.losses)} steps{stopped}"
+
     @property
     def image(self) -> Tensor:
         return self.images[self.chosen]

@@ -39,7 +39,7 @@ if (data.animation) {
   let timer = null;
   const show = () => {
     canvas.getContext("2d").drawImage(image, slider.value * side, 0, side, side, 0, 0, side, side);
-    caption.textContent = `step ${steps[slider.value]}`;
+    caption.textContent = `step ${steps[slider.value] + 1} of ${steps.at(-1) + 1}`;
   };
   const stop = () => { clearInterval(timer); timer = null; play.textContent = "Play"; };
   play.onclick = () => {
@@ -114,7 +114,7 @@ function dense(view, head, query, what = "values") {
   return out;
 }
 const entropyOf = values => values.reduce((sum, p) => p > 0 ? sum - p * Math.log2(p) : sum, 0);
-const share = (entropy, most) => most > 0 ? `${(100 * entropy / most).toFixed(1)}% of the most entropy` : "no choice";
+const share = (entropy, most) => most > 0 ? `${(100 * entropy / most).toFixed(1)}% of the largest entropy` : "no choice";
 function mostAttended(view, head, query) {
   const {keys, values} = entries(view, head, query);
   const best = values.reduce((best, value, i) => value > values[best] ? i : best, 0);

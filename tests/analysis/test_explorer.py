@@ -111,7 +111,7 @@ def test_colours_compare_with_uniform_attention_and_uniform_attention_has_none(c
     more, less, uniform, masked = chromium.run(script, 1, query, shown)
     assert uniform == masked == plain[0]
     assert more[0] > more[2] and less[2] > less[0]  # orange, blue
-    assert "100.0% of the most entropy" in chromium.run("return document.getElementById('heads').textContent")
+    assert "100.0% of the largest entropy" in chromium.run("return document.getElementById('heads').textContent")
     assert chromium.messages() == []
 
 
@@ -164,7 +164,7 @@ def test_the_page_says_which_mask_row_the_alignment_uses_and_shows_everything_it
     )
     assert shown.run("return document.title") == 'A <page> & "its" </script> title'
     text = shown.run("return document.body.innerText")
-    for part in ("subtitle", "a note", "a warning", "z alone", "12.5", "step 4", "ltr step 2", "loss"):
+    for part in ("subtitle", "a note", "a warning", "z alone", "12.5", "step 5 of 5", "ltr step 2", "loss"):
         assert part in text
     assert shown.run("return document.querySelectorAll('polyline').length") == 3
     ticks = shown.run("return [...document.querySelectorAll('svg text')].map(t => t.textContent)")
@@ -176,7 +176,7 @@ def test_the_animation_plays_to_its_last_frame(shown):
     shown.run("const s = document.querySelector('input[type=range]'); s.value = 2; s.oninput()")
     grey = "return document.querySelector('#pictures canvas').getContext('2d').getImageData(3, 3, 1, 1).data[0]"
     assert shown.run(grey) == 20
-    assert "step 2" in shown.run("return document.getElementById('pictures').innerText")
+    assert "step 3 of 5" in shown.run("return document.getElementById('pictures').innerText")
     shown.run("[...document.querySelectorAll('button')].find(b => b.textContent === 'Play').click()")
     deadline = time.monotonic() + 20
     while shown.run(grey) != 40:

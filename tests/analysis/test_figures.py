@@ -54,11 +54,11 @@ def test_both_figures_are_drawn_and_what_was_inverted_is_not_again(checkpoint, t
     asked = ["--checkpoint", str(checkpoint), "--out", str(out), "--steps", "2", "--restarts", "2", "--draws", "4"]
     assert command.main(asked) == 0
     said = capsys.readouterr()
-    assert said.out.count("chosen by") == 4 * len(command.METHODS)
+    assert said.out.count("restarts by") == 4 * len(command.METHODS)
     assert ("left out" in said.err) == bool(missing_modules("photographs"))
     first = {name: (out / name).read_bytes() for name in ("figure5.webp", "figure6.webp")}
     assert command.main(asked) == 0
-    assert "chosen by" not in capsys.readouterr().out
+    assert "restarts by" not in capsys.readouterr().out
     assert {name: (out / name).read_bytes() for name in first} == first
     (latent,) = out.glob("china/saliency/latent.npz")
     latent.write_bytes(latent.read_bytes()[:300])
@@ -69,4 +69,4 @@ def test_both_figures_are_drawn_and_what_was_inverted_is_not_again(checkpoint, t
     for damaged in ("[" * 100_000, "[]", metrics.read_text().replace('"stopped"', '"halted"')):
         metrics.write_text(damaged)
         assert command.main(asked) == 0
-        assert capsys.readouterr().out.count("chosen by") == 1  # done again
+        assert capsys.readouterr().out.count("restarts by") == 1  # done again

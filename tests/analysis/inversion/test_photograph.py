@@ -24,7 +24,7 @@ def test_by_default_the_picture_goes_on_untouched_and_its_centre_is_shown():
     taken, shown = cropped(whole, Crop())
     assert taken.image is whole.image and not taken.notes  # fit_picture takes the centre, as training did
     assert np.array_equal(pixels(shown.crop), pixels(whole.image)[:, 5:25])
-    inside, outside = pixels(shown.framed)[3:17, 8:22], pixels(shown.framed)[:, :5]
+    inside, outside = pixels(shown.shown)[3:17, 8:22], pixels(shown.shown)[:, :5]
     assert np.array_equal(inside, pixels(whole.image)[3:17, 8:22])
     assert np.array_equal(outside, pixels(whole.image)[:, :5] // 2)
 
@@ -49,13 +49,20 @@ def test_fit_keeps_every_pixel_on_a_square_of_the_borders_mean_colour(mode, widt
     values = pixels(whole.image).astype(float)
     border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
     assert np.array_equal(pixels(taken.image)[0 if top else -1, 0 if left else -1], np.rint(border.mean(0)))
-    assert np.array_equal(pixels(shown.framed), pixels(whole.image))  # all was taken: nothing is framed
+    assert np.array_equal(pixels(shown.shown), pixels(whole.image))  # all was taken: nothing is framed
+    assert shown.caption == "the photograph" and shown.crop.size == (side, side)
     assert "on a square of the mean colour" in taken.notes[0]
+
+
+def test_a_square_photograph_is_shown_once_and_unframed():
+    _, shown = cropped(picture(20, 20), Crop())
+    assert shown.caption == "the photograph" and shown.crop is shown.shown
+    assert np.array_equal(pixels(shown.shown), pixels(picture(20, 20).image))
 
 
 def test_what_is_shown_of_a_large_photograph_is_small():
     _, shown = cropped(picture(1500, 900), Crop(box=(100, 0, 1300, 900)))
-    assert max(shown.framed.size) == max(shown.crop.size) == 512
+    assert max(shown.shown.size) == max(shown.crop.size) == 512
 
 
 def test_boxes_that_are_none_or_reach_outside_and_unknown_rules_are_refused():
