@@ -90,6 +90,7 @@ def make_card(
     augmented = f", augmented ({', '.join(recipe.augment)})" if recipe.augment else ""
     precision = "" if config.training.precision == "float32" else f", {config.training.precision}"
     start = f", from the weights of {config.init_from}" if config.init_from else ""
+    machine = origin.machine
     return ModelCard(
         name=name,
         sha256=hashlib.sha256(weights).hexdigest(),
@@ -105,7 +106,7 @@ def make_card(
         seed=config.training.seed,
         steps=info["step"],
         seconds=info["seconds"],
-        hardware=origin.machine.gpu or f"{origin.machine.threads} thread(s) of {origin.machine.cpu}",
+        hardware=machine.gpu or f"{machine.threads} thread{'s' * (machine.threads > 1)} of {machine.cpu}",
         metrics=metrics,
         command=origin.command,
         revision=origin.git.revision or "unknown",
