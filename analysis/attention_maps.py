@@ -87,13 +87,13 @@ def main(argv: list[str] | None = None) -> int:
     record = {"comparison": comparison, "heads": heads, "images": IMAGES, "provenance": provenance(arguments.seed)}
     write_json(out / "head_statistics.json", record)
     compared = pd.DataFrame(comparison.items(), columns=["with attention and without", ""])
-    compared[""] = [", ".join(f"{k} {v:.4f}" for k, v in x.items()) if isinstance(x, dict) else x for x in compared[""]]
+    compared[""] = [_gains(value) if isinstance(value, dict) else value for value in compared[""]]
     page = Page(
         title=f"Attention of {model.name}",
         subtitle=model.describe() + ".",
         notes=[f"{target.name}: {note}" for target in targets for note in target.notes],
         pictures=[
-            ("above: as trained; below: the same z with the generator's residual gains set to 0", sheet),
+            ("above: as trained; below: the same codes without the generator's attention", sheet),
         ],
         tables={"with attention and without": compared},
         views=views,
@@ -107,6 +107,11 @@ def main(argv: list[str] | None = None) -> int:
     files = "attention_maps.png, attention_off.png, attention_maps.npz, head_statistics.json"
     print(f"\nwrote {shorten(out / 'attention_maps.html')} ({size / 1e6:.1f} MB), {files}")
     return 0
+
+
+def _gains(gains: dict[str, float]) -> str:
+    sides = {name.rpartition(".")[2]: gain for name, gain in gains.items()}
+    return ", ".join(f"{gain:.4f} at {side}x{side}" for side, gain in sides.items())
 
 
 def _check_query(query: list[int] | None, layers: list) -> None:
@@ -131,8 +136,9 @@ def _targets(arguments: Any, model: Model, label: int | None) -> list[Target]:
 def _views(model: Model, target: Target, of_generator: Healths, of_discriminator: Healths) -> list[View]:
     views = []
     if target.latent is not None:
-        views += generator_views(model.generator, target.latent, target.label, f"G · {target.name}", of_generator)
-    name = f"D · {target.name}"
+        name = f"Generator · {target.name}"
+        views += generator_views(model.generator, target.latent, target.label, name, of_generator)
+    name = f"Discriminator · {target.name}"
     return views + discriminator_views(model.discriminator, target.image, name, healths=of_discriminator)
 
 

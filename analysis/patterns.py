@@ -98,7 +98,7 @@ def _few_positions(study: Study, name: str) -> tuple[csr_array, ...] | None:
 def _seen(study: Study, name: str, order: str) -> Figure:
     return draw.seen_figure(
         {kind: study.head_masks(name, order, study.query_grid, kind) for kind in study.alignments},
-        [(f"{chosen.name}, step {step + 1}", step) for chosen, step in study.heads[name]],
+        [(f"{chosen.name}\nstep {step + 1}", step) for chosen, step in study.heads[name]],
         study.query_grid,
         study.key_grid,
         study.query,

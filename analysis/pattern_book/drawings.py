@@ -190,7 +190,7 @@ def seen_figure(
     """
     cell = query[0] * query_grid[1] + query[1]
     where = ((query[1] + 0.5) * key_grid[1] / query_grid[1], (query[0] + 0.5) * key_grid[0] / query_grid[0])
-    heads_across = len(heads) >= len(views)  # the longer side lies across, as the title does
+    heads_across = len(views) <= len(heads) <= 4  # the longer side lies across, as the title does, if it can be read
     shape = (len(views), len(heads)) if heads_across else (len(heads), len(views))
     size = (max(5.6, 0.6 + 1.55 * shape[1]), 0.8 + 1.65 * shape[0] * key_grid[0] / key_grid[1])
     figure = Figure(figsize=size, layout="constrained", facecolor=PAPER)

@@ -219,7 +219,7 @@ function setView(index) {
     const canvas = make("canvas", {width: 320, height: 320, role: "img", "aria-label": `attention of head ${i}`});
     const button = make("button", {class: "head", type: "button", "aria-pressed": "false"}, canvas,
       make("b", {}, `head ${i} · ${head.name}`), make("span", {class: "first"}), make("span", {class: "second"}),
-      make("span", {}, head.health));
+      make("span", {}, head.health && `over many images: ${head.health}`));
     canvas.onpointermove = event => point(canvas, event);
     button.onclick = () => { state.head = state.head === i ? null : i; render(); };
     return button;

@@ -204,7 +204,8 @@ def test_the_command_writes_page_pictures_maps_and_statistics(checkpoint, tmp_pa
     }  # fmt: skip
     stored = np.load(out / "attention_maps.npz")
     names = [str(stored[f"{i}_name"]) for i in range(4)]
-    assert names == ["D · green", "D · digits_test_00001", "G · generated_000", "D · generated_000"]
+    shown = ("Discriminator · green", "Discriminator · digits_test_00001", "Generator · generated_000")
+    assert names == [*shown, "Discriminator · generated_000"]
     model = load_model(checkpoint=checkpoint)
     with torch.no_grad():
         for index in (0, 1, 3):
@@ -217,7 +218,7 @@ def test_the_command_writes_page_pictures_maps_and_statistics(checkpoint, tmp_pa
     health = MapHealth(*(tuple(row[name] for row in rows) for name in ("entropy", "variation", "between")))
     assert page.count(f'"health":"{told(health, 3)}"') >= 3  # under each map of the discriminator
     said = capsys.readouterr().out
-    assert re.search("generator gains +attention.8 0.5000", said)
+    assert re.search("generator gains +0.5000 at 8x8", said)
     with Image.open(out / "attention_maps.png") as sheet:
         assert sheet.height > 4 * 2 * 112
 
