@@ -61,6 +61,9 @@ def crossing_table(groups: dict[str, list[Record]]) -> pd.DataFrame:
 
 
 def _shown(median: float, low: float, high: float) -> str:
-    """ "750 [625, 1,000]", with "later" for a time beyond the runs and "?" for an end that so few runs do not give."""
+    """ "750 [625, 1,000]", with "later" for a time beyond the runs and "?" for an end that so few runs do not give.
+
+    Without either end the median stands alone.
+    """
     shown = ["?" if math.isnan(t) else "later" if math.isinf(t) else cell(round(t)) for t in (median, low, high)]
-    return "{} [{}, {}]".format(*shown)
+    return shown[0] if math.isnan(low) and math.isnan(high) else "{} [{}, {}]".format(*shown)

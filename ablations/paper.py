@@ -44,7 +44,7 @@ PUBLISHED: dict[str, Published] = {
     "ylg": Published(15.94, 57.22, IMAGENET, PAPER),
     "ylg_no_esa": Published(17.47, 51.09, IMAGENET, PAPER),
     "ylg_strided": Published(16.64, 55.21, IMAGENET, PAPER, unconfirmed=("fid", "inception_score")),
-    "ylg_hilbert": Published(17.07, 48.55, "ImageNet 128x128, 1M steps", "the authors' repository, branch `curves`"),
+    "ylg_hilbert": Published(17.07, 48.55, "ImageNet 128x128, 1M steps", "the authors' repository, branch curves"),
     "sagan_biggan": Published(12.83, 69.5, "ImageNet 128x128, 826k steps", "open-mmlab/mmgeneration"),
 }
 

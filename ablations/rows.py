@@ -93,7 +93,7 @@ def _partner(row: Row) -> Row:
         row,
         name=f"{row.name}_attending",
         title=f"{row.title}, attending",
-        question=f"{row.name} with attention that attends: {row.question}",
+        question=f"with attention that attends: {row.question}",
         kind="attending",
         attention=attending(published.pattern, published.order, published.num_heads, mode=published.mode),
         found="nothing published",

@@ -44,10 +44,10 @@ def test_the_table_has_a_line_a_threshold_and_row_with_steps_seconds_and_the_gai
     runs += [canned_run("ylg_no_esa", 0, curve=((250, 20.0), (500, 15.0), (750, 12.0), (1000, 11.0)))]
     table = crossing_table(by_row(runs)).set_index(["row", "below"])
     ylg, late = table.loc["YLG-SAGAN", 4.0], table.loc["YLG, no ESA", 10.0]
-    assert ylg["runs"] == "2 of 2" and ylg["steps"] == "500 [?, ?]"
-    assert ylg["seconds"].startswith("45 [")  # of 90 seconds for 1,000 steps
+    assert ylg["runs"] == "2 of 2" and ylg["steps"] == "500"
+    assert ylg["seconds"] == "45"  # of 90 seconds for 1,000 steps
     assert ylg["steps against dense"].startswith("-50%")
-    assert late["runs"] == "0 of 1" and late["steps"] == "later [?, ?]" and late["steps against dense"] == "-"
+    assert late["runs"] == "0 of 1" and late["steps"] == "later" and late["steps against dense"] == "-"
     assert table.loc["YLG-SAGAN", 2.0]["steps against dense"] == "-"  # SAGAN never gets there
 
 
