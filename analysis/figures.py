@@ -7,7 +7,8 @@ two classes, and photographs that scikit-learn (china, flower: licensed CC BY, b
 scikit-image (astronaut: public domain) ship; of each picture a point of the background, one on the object's
 edge and one far across; the first head of each step of each pattern. Writes figure5.webp (pixels, features and saliency
 minimised) and figure6.webp (the generator's attention, of the code that saliency led to, against uniform attention over
-the mask: colours end at the factor above each). The inversions lie beside them; what is there is not computed again.
+the mask: colours end at the factor above each, beside its entropy, of the largest that the mask allows). The inversions
+lie beside them; what is there is not computed again.
 """
 
 import sys
@@ -89,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     distance = choose_distance()
     rows, looks = [], []
     for each in chosen:
+        print(each.target.name)
         side = model.generator.resolution
         pictures = [("the picture", each.shown), (f"at {side}x{side}", to_image(each.target.image))]
         for method in METHODS:
@@ -141,9 +143,11 @@ def looked(chosen: Chosen, view: View) -> Iterator[tuple[str, list[tuple[str, Im
         row, col = int(down * rows), int(across * cols)
         pictures = [("query", marked(chosen.shown, view.layer.grid, row, col))]
         for head in heads:
-            pair = (maps[head, row * cols + col] for maps in (view.attention, view.uniform))
+            pair = [maps[head, row * cols + col] for maps in (view.attention, view.uniform)]
             picture, end = overlay(photograph, against_uniform(*pair).reshape(view.layer.key_grid))
-            caption = f"head {head}, {names[head]}, {end:.1f}x"
+            entropy, most = (float(torch.special.entr(each).sum()) for each in pair)
+            spread = f"entropy {entropy / most:.0%}" if most else "one key only"
+            caption = f"head {head}, {names[head]}, {end:.1f}x, {spread}"
             pictures.append((caption, marked(picture, view.layer.grid, row, col)))
         yield f"{chosen.name}\n{which}", pictures
 

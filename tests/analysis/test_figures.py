@@ -1,5 +1,7 @@
 """Figures 5 and 6: which pictures, points and heads; what is drawn comes from the inversions beside them."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,7 @@ def test_from_each_point_the_first_head_of_every_step_is_shown(checkpoint, photo
         captions = [caption for caption, _ in pictures]
         assert captions[0] == "query"
         assert [caption.split(",")[0] for caption in captions[1:]] == ["head 0", "head 1", "head 4", "head 5"]
+        assert all(re.search(r"entropy \d+%$|one key only$", caption) for caption in captions[1:])
         assert len({picture.tobytes() for _, picture in pictures}) > 1
 
 
