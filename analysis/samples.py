@@ -58,8 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         model = model_of(arguments)
         labels = [model.label(text) for text in arguments.labels or ()]
         labels = labels or list(range(min(model.generator.num_classes, MOST_ROWS)))
-        data = model.training_data("train", arguments.data) if arguments.neighbours else None
-        test = _held_out(model, arguments.data) if data else None
+        data = _at_hand(model, "train", arguments.data) if arguments.neighbours else None
+        test = _at_hand(model, "test", arguments.data) if data else None
         encode = encoder(arguments.features, data, model.device) if data else None
         out = out_folder(arguments, model.path.stem)
     print(model.describe())
@@ -103,11 +103,14 @@ def spread(images: Tensor) -> float:
     return float(differences.sum() / (len(flat) * (len(flat) - 1)))
 
 
-def _held_out(model: Model, spec: str | None) -> ImageData | None:
+def _at_hand(model: Model, split: str, spec: str | None) -> ImageData | None:
+    """None, and a note, where there are none; training images of data that were named must be there."""
     try:
-        return model.training_data("test", spec)
+        return model.training_data(split, spec)
     except ValueError as error:
-        print(f"note: no held-out images to compare with ({error})", file=sys.stderr)
+        if spec is not None and split == "train":
+            raise
+        print(f"note: no {split} images to compare with ({error})", file=sys.stderr)
         return None
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from analysis import interpolate, samples
 from analysis.interpolate import closed_walk, great_circle
-from analysis.loading import load_model
+from analysis.loading import Model, load_model
 from analysis.neighbours import encoded, encoder, nearest
 from analysis.samples import neighbours, spread
 from sagan_base.data import ImageData, load_data
@@ -89,6 +89,20 @@ def test_the_sheets_are_written_and_truncation_lowers_the_spread(checkpoint, tmp
     with Image.open(tmp_path / "classes.png") as sheet:
         assert sheet.width > 6 * 72 and sheet.height == 8 + 2 * 72
     assert "held-out real" in capsys.readouterr().out
+
+
+def test_without_the_training_data_the_sheets_are_drawn_all_the_same(checkpoint, tmp_path, monkeypatch, capsys):
+    def absent(self, split, spec=None):
+        raise ValueError("they cannot be downloaded")
+
+    monkeypatch.setattr(Model, "training_data", absent)
+    asked = ["--checkpoint", str(checkpoint), "--class", "3", "--number", "2", "--out", str(tmp_path)]
+    assert samples.main(asked) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"classes.png", "truncation.png", "samples.json"}
+    assert "note: no train images to compare with (they cannot be downloaded)" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:  # those that were named must be there
+        samples.main([*asked, "--data", "digits"])
+    assert stop.value.code == 2
 
 
 def test_images_of_the_classes_and_seed_asked_for_are_compared_with_the_training_split(
