@@ -1,5 +1,6 @@
 """Shared fixtures: the authors' reference data, where it lies beside the checkout."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -25,6 +26,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # A busy machine is not a bug: an example may take as long as it needs.
 settings.register_profile("ylg", deadline=None)
 settings.load_profile("ylg")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is no garbage: to look through it again and again took a third of some tests' time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,7 @@ def test_its_attention_is_theirs_under_the_same_masks(diffusers_example, unet):
         module(maps, attention_mask=added)
 
 
+@pytest.mark.slow
 def test_a_diffusion_unet_learns(diffusers_example, capsys):
     diffusers_example["main"](steps=12)
     dense, sparse = (line.split() for line in capsys.readouterr().out.splitlines())

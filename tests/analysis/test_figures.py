@@ -48,6 +48,7 @@ def test_a_model_of_other_classes_is_refused(checkpoint, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_both_figures_are_drawn_and_what_was_inverted_is_not_again(checkpoint, tmp_path, monkeypatch, capsys):
     names = {"0": command.HELD_OUT["airplane"], "7": command.HELD_OUT["horse"]}
     photographs = {key: points for key, points in command.PHOTOGRAPHS.items() if key[0] == "sklearn"}

@@ -23,6 +23,7 @@ def parsed(*options: str) -> argparse.Namespace:
 
 
 @pytest.mark.parametrize("name", model_names())
+@pytest.mark.slow
 def test_images_of_a_model_lead_to_that_model(name, tmp_path):
     paths = [tmp_path / f"{target.name}.png" for target in generated(load_model(name), 4, seed=1)]
     for path, target in zip(paths, generated(load_model(name), 4, seed=1), strict=True):
@@ -35,6 +36,7 @@ def test_images_of_a_model_lead_to_that_model(name, tmp_path):
         assert f"model {name} fits best" in line and all(other in line for other in model_names())
 
 
+@pytest.mark.slow
 def test_a_photograph_gets_the_model_in_colour_and_in_grey_too_where_digits_come_nearer(tmp_path):
     photograph = Image.fromarray(load_sample_image("flower.jpg"))
     for mode in ("RGB", "L"):

@@ -19,6 +19,8 @@ from analysis.pattern_book import study as studies
 from ylg import patterns as library
 from ylg.orders import ORDERS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):

@@ -24,6 +24,7 @@ def inputs(generator, batch=2):
     return torch.randn(batch, generator.latent_dim, generator=random), labels
 
 
+@pytest.mark.slow
 def test_exported_networks_take_any_batch(networks):
     generator, discriminator = networks
     batch = torch.export.Dim("batch", min=1, max=64)

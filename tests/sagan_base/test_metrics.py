@@ -135,6 +135,7 @@ class Pixels(Dataset[Tensor]):
         return self.images[i].expand(3, -1, -1)
 
 
+@pytest.mark.slow
 def test_evaluate_agrees_with_torch_fidelitys_own_command(digits: ImageData, cache: Path, generator: Generator):
     import torch_fidelity  # after sagan_base.metrics, which lets it be imported where torchvision does not fit
 

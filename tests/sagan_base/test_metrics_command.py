@@ -43,6 +43,7 @@ def write_model(folder: Path, info: dict | None = None) -> Path:
     return folder / "model.safetensors"
 
 
+@pytest.mark.slow
 def test_the_classes_of_the_data_are_numbered_as_the_models_or_refused(
     digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
@@ -84,6 +85,7 @@ def test_the_command_prints_a_row_a_measure_for_the_trained_and_the_untrained_ne
     assert "data: digits" in err
 
 
+@pytest.mark.slow
 def test_the_commands_samples_have_its_seed_and_its_machine_learns_from_the_training_images(
     digits: ImageData, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):

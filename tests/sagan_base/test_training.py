@@ -397,6 +397,7 @@ def test_bfloat16_on_a_processor_without_it_is_said_once(tiny_config, tiny_data,
     assert "bfloat16" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_few_hundred_steps_in_bfloat16_learn_what_those_in_float32_learn(tiny_config, tiny_data, tmp_path):
     """Not the same numbers: the same course. Means over the second half of each run, on the same draws."""
     means = {}

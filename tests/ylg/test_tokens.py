@@ -113,6 +113,7 @@ def test_a_query_whose_biases_are_all_minus_infinity_gives_zeros():
     assert (out[:, :, 1] == 0).all() and (out[:, :, 0] != 0).all() and x.grad.isfinite().all()
 
 
+@pytest.mark.slow
 def test_compiled_for_batches_of_any_size_it_gives_the_same(monkeypatch):
     for name in ("_PLANS", "_RECENT"):  # compiled as the first use of a plan, whatever ran before
         monkeypatch.setattr(ylg.plan, name, type(getattr(ylg.plan, name))())

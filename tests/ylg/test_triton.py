@@ -479,6 +479,7 @@ def test_tile_tables_hold_exactly_the_edges_of_the_masks(split_columns, monkeypa
         ("float64", "3x8", "tokens"),
     ],
 )
+@pytest.mark.slow
 def test_kernels_compile_for_hopper_and_keep_their_tiles_in_registers(repository, dtype, dims, layout):
     """The interpreter knows no types, layouts or registers; the compiler does, and needs no GPU."""
     pytest.importorskip("triton.backends.nvidia")

@@ -35,6 +35,7 @@ def test_a_picture_is_told_how_many_held_out_ones_are_nearer():
         assert words in stands and far == is_far == ("far outside what the model can draw" in stands)
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_is_calibrated_by_a_command_and_every_later_inversion_says_where_a_picture_stands(
     checkpoint, tmp_path, capsys, monkeypatch
 ):
