@@ -219,7 +219,7 @@ def _introduce(job: Job, index: int, count: int) -> None:
     numbered = f"[{index + 1}/{count}] " if count > 1 else ""
     print(f"{numbered}{job.target.name}: " + ("\n  ".join(job.target.notes) or "used as it is"))
     for warning in job.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {job.target.name}: {warning}", file=sys.stderr)
 
 
 def _files(picture: Path | None) -> list[Path]:

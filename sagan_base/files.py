@@ -11,6 +11,7 @@ import re
 import stat
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -148,6 +149,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"no file {path}")
     try:
+        if not zipfile.is_zipfile(path):  # of what is none, NumPy says only that it may be unsafe to load
+            raise ValueError("it is no zip archive")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # of damaged archives, zipfile and NumPy raise nearly anything

@@ -64,7 +64,9 @@ class Calibration:
     def told(self, value: float) -> tuple[str, bool]:
         """Where a picture's own value stands, for people, and whether it is far outside what the model can draw."""
         share = float(np.searchsorted(self.values, value) / len(self.values))
-        which = {0.0: "nearer than all", 1.0: "farther than all"}.get(share, f"farther than {int(100 * share)}% of")
+        which = f"farther than {int(100 * share)}% of" if share < 1 else "farther than all"
+        if share < 1 - FAR:
+            which = "nearer than all" if share == 0 else f"nearer than {FAR:.0%} of"
         stands = (
             f"the nearest of {DRAWS} random images that the model draws is {value:.2f} away ({self.distance}), {which} "
             f"{len(self.values)} held-out pictures of {self.data}"

@@ -70,7 +70,7 @@ class Inversion:
         """What was done, for people."""
         stopped = "" if self.stopped == "steps" else f" ({self.stopped})"
         best = f"best of {len(self.latents)} restarts by {self.chosen_by}" if len(self.latents) > 1 else "1 restart"
-        return f"{best}, {len(self.losses)} steps{stopped}"
+        return f"{best}, {len(self.losses)} step{'s' * (len(self.losses) != 1)}{stopped}"
 
     @property
     def image(self) -> Tensor:

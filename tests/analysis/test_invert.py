@@ -246,6 +246,15 @@ def test_a_light_picture_before_a_dark_model_is_warned_of_and_the_negative_is_th
     assert "light and dark were exchanged" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("far", [False, True])
+def test_where_a_picture_stands_is_a_warning_where_it_is_far(far, checkpoint, picture, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "standing", lambda *given: ("it stands there", far))
+    run(picture, "--checkpoint", checkpoint, "--out", tmp_path / "out", *QUICK)
+    said, page = capsys.readouterr(), (tmp_path / "out" / "explorer.html").read_text()
+    assert ("warning: three: it stands there" in said.err) == far == ("it stands there" not in said.out)
+    assert ('<p class="warning">it stands there</p>' in page) == far == ("<li>it stands there</li>" not in page)
+
+
 def test_the_class_that_is_given_is_used_and_another_one_is_another_result(checkpoint, picture, tmp_path):
     for label in (4, 5):
         run(picture, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--class", label, *QUICK)

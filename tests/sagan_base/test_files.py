@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from sagan_base.files import _remove_abandoned, atomic_write, save_image, write_json, write_text
+from sagan_base.files import _remove_abandoned, atomic_write, read_arrays, save_image, write_json, write_text
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -29,6 +29,12 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
         temporary.write_text("new")
     (tmp_path / "other").touch()
     assert os.stat(tmp_path / "table.csv").st_mode == os.stat(tmp_path / "other").st_mode
+
+
+def test_what_is_no_archive_is_called_that_and_no_one_is_told_to_load_it_unsafely(tmp_path):
+    (tmp_path / "a.npz").write_text("no archive")
+    with pytest.raises(ValueError, match=r"a\.npz cannot be read as an \.npz of plain arrays \(it is no zip archive\)"):
+        read_arrays(tmp_path / "a.npz")
 
 
 def test_text_is_utf_8_with_the_line_ends_it_has_in_a_folder_made_for_it(tmp_path):
