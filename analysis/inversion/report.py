@@ -22,7 +22,7 @@ from analysis.inversion.search import Inversion
 from analysis.inversion.targets import Target
 from analysis.loading import Model
 from analysis.overlay import against_uniform, at_least, captioned, overlay
-from sagan_base.attention_health import Maps
+from sagan_base.attention_health import UNIFORM, Maps
 from sagan_base.files import atomic_write, read_arrays, save_image, write_json
 from sagan_base.sampling import to_image
 from sagan_base.typed import reading
@@ -170,14 +170,16 @@ def where_heads_look(model: Model, real: Tensor, inversion: Inversion) -> tuple[
     _, attention = model.discriminator.attention_features(real[None].to(model.device))
     maps = Maps(layer)
     maps.add(attention)
-    entropy = np.mean([maps.health().entropy[head] for head in heads])
+    health = maps.health()
+    entropy, variation = (np.mean([each[head] for head in heads]) for each in (health.entropy, health.variation))
     both = (attention[0].double(), maps.uniform)
     ratios = against_uniform(*(saliency_maps(each[None, heads].cpu(), layer.key_grid)[0].mean(0) for each in both))
     picture, end = overlay(real, ratios)
     used = "" if inversion.config.loss.method == "saliency" else " (not used)"
     return (
         f"saliency of heads {_span(heads)}{used} against uniform attention: orange up to {end:.2f} times, "
-        f"blue down to {1 / end:.2f}; entropy {entropy:.1%} of the largest",
+        f"blue down to {1 / end:.2f}; entropy {entropy:.1%} of the largest"
+        + (", which is uniform" if variation < UNIFORM else ""),
         picture,
     )
 
@@ -211,10 +213,8 @@ def inversion_page(
         subtitle=f"{model.describe()}. Class {model.class_name(inversion.label)}, {given}. "
         f"Method: {METHOD_NAMES[loss.method]}{weighting}, {norm}.",
         notes=[*target.notes, searched],
-        warnings=[
-            *warnings,
-            "a picture of anything but what the model was trained on comes out as the nearest thing that it can draw",
-        ],
+        warnings=[*warnings]
+        or ["a picture of anything but what the model was trained on comes out as the nearest thing that it can draw"],
         pictures=list(pictures_of(model, target, inversion)),
         tables={"how near the reconstruction comes": _number_table(numbers)},
         frames=[(step, images[inversion.chosen]) for step, images in inversion.frames],

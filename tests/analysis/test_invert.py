@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from analysis import invert as command
-from analysis.inversion import job
+from analysis.inversion import job, report
 from analysis.inversion.config import PRESETS, InversionConfig, LossConfig
 from analysis.inversion.distances import Distance, ssim_distance
 from analysis.inversion.photograph import Crop
@@ -253,6 +253,14 @@ def test_where_a_picture_stands_is_a_warning_where_it_is_far(far, checkpoint, pi
     said, page = capsys.readouterr(), (tmp_path / "out" / "explorer.html").read_text()
     assert ("warning: three: it stands there" in said.err) == far == ("it stands there" not in said.out)
     assert ('<p class="warning">it stands there</p>' in page) == far == ("<li>it stands there</li>" not in page)
+    assert ("comes out as the nearest thing" in page) != far
+
+
+@pytest.mark.parametrize("least", [0.0, 1.1])
+def test_heads_that_look_everywhere_alike_are_said_to_be_uniform(least, checkpoint, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "UNIFORM", least)
+    run(picture, "--checkpoint", checkpoint, "--out", tmp_path / "out", *QUICK)
+    assert ("% of the largest, which is uniform" in (tmp_path / "out" / "explorer.html").read_text()) == (least > 1)
 
 
 def test_the_class_that_is_given_is_used_and_another_one_is_another_result(checkpoint, picture, tmp_path):
