@@ -4,6 +4,8 @@ Each process trains on its slice of the global batch; DistributedDataParallel av
 reads checkpoints and writes files.
 """
 
+import atexit
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,6 +112,8 @@ def processes(device: str | torch.device | None = None) -> Iterator[Processes]:
         yield Processes(0, 1, device)
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
+    # Networks in cycles keep the group and gloo's threads, one of which may abort a process that is already ending.
+    atexit.register(gc.collect)
     dist.init_process_group(
         backend, timeout=TIMEOUT, store=_fresh_store(), rank=int(os.environ["RANK"]), world_size=count
     )
