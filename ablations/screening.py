@@ -140,8 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with usage_errors():
             writable_folder("--out", asked.out)
             writable_file("--csv", asked.csv)
-            if asked.csv.is_file():
-                read_table(asked.csv)
+            kept = [read_table(asked.csv)] if asked.csv.is_file() else []  # also of runs whose folders lie elsewhere
             data = load_data(PRESET.data, PRESET.model.resolution)
         for seed in asked.seeds:
             for name in asked.trials:
@@ -151,9 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     run_experiment(run, data, None, place, measure, group)
                 found = [record for folder in asked.out.glob("*/*") if (record := read_record(folder))]
                 runs = table([record for record in found if record.title in TRIALS and record.attention_health])
-                if asked.csv.is_file():  # also of runs whose folders lie elsewhere
-                    runs = pd.concat([read_table(asked.csv), runs])
-                    runs = runs.drop_duplicates(["trial", "seed", "steps"], keep="last")
+                runs = pd.concat([*kept, runs]).drop_duplicates(["trial", "seed", "steps"], keep="last")
                 write_text(asked.csv, tables.csv(runs))
     print(tables.text(health(runs[runs["steps"] == asked.steps])))
 

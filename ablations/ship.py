@@ -106,7 +106,7 @@ def make_card(
         seed=config.training.seed,
         steps=info["step"],
         seconds=info["seconds"],
-        hardware=machine.gpu or f"{machine.threads} thread{'s' * (machine.threads > 1)} of {machine.cpu}",
+        hardware=machine.gpu or f"{machine.threading} of {machine.cpu}",
         metrics=metrics,
         command=origin.command,
         revision=origin.git.revision or "unknown",

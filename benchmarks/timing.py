@@ -148,4 +148,4 @@ def described(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     machine = machine_kind()
-    return f"CPU, {machine.threads} thread{'s' if machine.threads > 1 else ''}, {machine.cpu}"
+    return f"CPU, {machine.threading}, {machine.cpu}"

@@ -47,6 +47,11 @@ class Machine:
         """What did the work."""
         return self.gpu or f"{self.cores or '?'} cores of {self.cpu}"
 
+    @property
+    def threading(self) -> str:
+        """ "1 thread", "4 threads"."""
+        return f"{self.threads} thread{'s' * (self.threads > 1)}"
+
 
 @dataclass(frozen=True)
 class Provenance:

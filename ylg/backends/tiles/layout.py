@@ -34,7 +34,7 @@ class Rows:
                 break
             index, rows, self.run = even // 2, rows // 2, 2 * self.run
         self._first = index  # of each run, in runs
-        self._start = int(index[0]) * self.run if bool((index.diff() == 1).all()) else None
+        self._start = int(index[0]) * self.run if (index.diff() == 1).all() else None
 
     @cached_property
     def index(self) -> Tensor:
