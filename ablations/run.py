@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     how = options.add_argument_group("how")
     how.add_argument("--preset", default="digits", metavar="NAME", help=f"{', '.join(PRESETS)} (default: digits)")
     shared_option(how, "--data", "digits, folder:PATH, ... (default: the preset's)")
-    how.add_argument("--recipe", default="paper", metavar="NAME", help=f"{' or '.join(RECIPES)} (default: paper)")
+    how.add_argument("--recipe", choices=RECIPES, help="losses and rates of the training (default: the preset's)")
     shared_option(how, "--steps", "generator updates (default: the preset's)")
     how.add_argument("--precision", choices=PRECISIONS, help="numbers of the training (default: the preset's)")
     seeds = how.add_mutually_exclusive_group()
@@ -95,15 +95,14 @@ def request(options: argparse.Namespace) -> Request:
         ValueError: something is unknown, out of range or contradictory.
     """
     preset = find_preset(options.preset)
-    preset.recipe(options.recipe)
     features = tuple(dict.fromkeys(options.features or (preset.features,)))
     weights = {}
     if options.inception_weights is not None:
         weights["inception"] = options.inception_weights
         features = (*(name for name in features if name != "inception"), "inception")
     setting = Setting(
-        preset, options.recipe, options.data or preset.data, options.steps or preset.steps, features,
-        options.precision or preset.precision,
+        preset, options.recipe or preset.default_recipe, options.data or preset.data, options.steps or preset.steps,
+        features, options.precision or preset.precision,
     )  # fmt: skip
     if options.table and (options.seed is not None or options.seeds):
         raise ValueError("--table has seeds of its own; leave --seed and --seeds out, or choose rows by name")
@@ -161,7 +160,7 @@ def default_out(setting: Setting) -> Path:
     usual = PRESETS["digits"]
     preset, parts = setting.preset, ["ablation"]
     parts += [preset.name] * (preset is not usual)
-    parts += [setting.recipe] * (setting.recipe != "paper")
+    parts += [setting.recipe] * (setting.recipe != preset.default_recipe)
     parts += ["on", Path(setting.data.partition(":")[2]).name or setting.data] * (setting.data != preset.data)
     parts += [f"{setting.steps}-steps"] * (setting.steps != preset.steps)
     parts += [setting.precision] * (setting.precision != preset.precision)

@@ -119,7 +119,7 @@ def _setting(setting: Setting) -> str:
 
 def slurm_script(runs: list[Experiment], out: Path, options: argparse.Namespace) -> str:
     """A job array with one task a run; rows that ran out of time go on when it is submitted again."""
-    same = ["--preset", options.preset, "--recipe", options.recipe, "--out", str(out.absolute())]
+    same = ["--preset", options.preset, "--recipe", runs[0].setting.recipe, "--out", str(out.absolute())]
     for name in ("data", "steps", "precision", "inception_weights", "device"):
         if (value := getattr(options, name)) is not None:
             same += [f"--{name.replace('_', '-')}", str(value)]

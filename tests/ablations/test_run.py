@@ -27,6 +27,15 @@ def test_the_readmes_command_is_exactly_the_papers_ylg_row_on_digits():
     assert str(request.out) == "runs/ablation"
 
 
+def test_recipe_and_precision_belong_to_the_preset():
+    request = asked("--all", "--preset", "cifar10-small")
+    assert (request.setting.recipe, request.setting.precision) == ("biggan", "bfloat16")
+    assert str(request.out) == "runs/ablation-cifar10-small"
+    asked_for = asked("--all", "--preset", "cifar10-small", "--recipe", "paper", "--precision", "float32")
+    assert (asked_for.setting.recipe, asked_for.setting.precision) == ("paper", "float32")
+    assert str(asked_for.out) == "runs/ablation-cifar10-small-paper-float32"
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [
@@ -98,7 +107,7 @@ MISTAKES = [
     ("--all --alignment pool", "--alignment describe the single row of --pattern"),
     ("--rows ylgg", "no row is called 'ylgg'; the rows are sagan,"),
     ("--all --preset digit", "preset 'digit' is unknown; use one of digits,"),
-    ("--all --recipe gan", "recipe 'gan' is unknown; use one of paper, biggan"),
+    ("--all --recipe gan", "--recipe: invalid choice: 'gan'"),
     ("--all --data nothing", "unknown data set 'nothing'"),
     ("--all --data folder:/nowhere", "/nowhere"),
     ("--all --preset imagenet128", "give --data imagenet:PATH"),
