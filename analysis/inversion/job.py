@@ -81,7 +81,7 @@ class Job:
         numbers = summary(model, self.target, inversion, self.distance, class_given=self.label is not None)
         numbers |= {"request": self.request(), "provenance": provenance(config.seed)}
         size = write_inversion(model, self.target, inversion, numbers, self.out, self.warnings)
-        given = "given" if self.label is not None else "found"
+        given = "given" if self.label is not None else "which fits best"
         print(
             f"  {config.loss.method}: class {model.class_name(inversion.label)}, {given}; {inversion.effort()}, "
             f"{inversion.seconds:.1f} s\n  {self.line(numbers)}"

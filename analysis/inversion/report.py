@@ -29,7 +29,18 @@ from sagan_base.typed import reading
 
 LATENT, METRICS, RECONSTRUCTION = "latent.npz", "metrics.json", "reconstruction.png"
 TUNED = "generator tuned to this image"
-PLAIN_NAMES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "seconds": "time (s)"}
+EXPLAINED = {
+    "psnr": "PSNR (dB; higher is nearer)",
+    "ssim": "SSIM (1: equal)",
+    "feature distance": "distance in the discriminator's features (0: equal)",
+    "latent error": "root mean square error of z (0: equal)",
+}
+NORM_NAMES = {
+    "restart": "a Euclidean norm for each restart",
+    "batch": "one Euclidean norm of all restarts, as published",
+    "squared": "squared norm, as in the paper's equation",
+    "l1": "sum of absolute differences",
+}
 METHOD_NAMES = {
     "saliency": "discriminator features weighted by saliency",
     "uniform": "discriminator features weighted as uniform attention over the mask would, a control",
@@ -201,9 +212,8 @@ def inversion_page(
     """The page: pictures and numbers, how it was found, and where each head of both networks looks."""
     loss = inversion.config.loss
     weighs = loss.heads_of(model.discriminator) if loss.method in WEIGHTED else ()
-    norm = "L1" if loss.norm == "l1" else f"norm per {loss.norm}"
     weighting = f" ({loss.weighting})" if loss.method in WEIGHTED else ""
-    given = "given" if len(set(inversion.draw_labels.tolist())) == 1 else "found by search"
+    given = "given" if len(set(inversion.draw_labels.tolist())) == 1 else "which fits best"
     searched = (
         f"{inversion.effort()}; restarts begin with the best of {len(inversion.draw_losses)} random codes"
         f"{'; the distance was not minimised' if inversion.config.choose == 'distance' else ''}"
@@ -211,7 +221,7 @@ def inversion_page(
     return Page(
         title=f"Inversion of {target.name}",
         subtitle=f"{model.describe()}. Class {model.class_name(inversion.label)}, {given}. "
-        f"Method: {METHOD_NAMES[loss.method]}{weighting}, {norm}.",
+        f"Method: {METHOD_NAMES[loss.method]}{weighting}, {NORM_NAMES[loss.norm]}.",
         notes=[*target.notes, searched],
         warnings=[*warnings]
         or ["a picture of anything but what the model was trained on comes out as the nearest thing that it can draw"],
@@ -231,9 +241,10 @@ def inversion_page(
 def _number_table(numbers: dict[str, Any]) -> pd.DataFrame:
     skipped = ("loss_first", "loss_last", "seconds")
     shown = [name for name, value in numbers.items() if isinstance(value, float) and name not in skipped]
+    explained = {name: EXPLAINED.get(name, f"{name} (0: equal)") for name in shown}
     kinds = {"z alone": numbers} | ({TUNED: numbers[TUNED]} if TUNED in numbers else {})
     return pd.DataFrame(
-        {"": kind} | {PLAIN_NAMES.get(name, name): values.get(name) for name in shown} for kind, values in kinds.items()
+        {"": kind} | {explained[name]: values.get(name) for name in shown} for kind, values in kinds.items()
     )
 
 

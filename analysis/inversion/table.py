@@ -6,11 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.inversion.report import PLAIN_NAMES, TUNED
+from analysis.inversion.report import TUNED
 from sagan_base.files import write_text
 from sagan_base.pages import render
 from sagan_base.tables import csv, markdown, read_csv, spread
 
+PLAIN_NAMES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "seconds": "time (s)"}
 TEXT = ["source", "picture", "method", "class", "true_class", "class_given"]
 
 
