@@ -22,7 +22,7 @@ from ylg.patterns import (
 from ylg.plan import AttentionPlan, attention_plan
 from ylg.tokens import SparseAttention
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "ALIGNMENTS",
