@@ -76,6 +76,7 @@ def page(summaries: dict[str, Summary]) -> str:
             ablations=summaries,
             questions=list(IN_TERMINAL),
             held_out=held_out_figures(),
+            curves=[name for name in model_names() if (ROOT / "analysis" / "results" / f"curves_{name}.png").is_file()],
             attention_of_models=attention_of_models(),
             anchors=anchor_table(),
             asterisk=ASTERISK,
