@@ -6,6 +6,7 @@ are made from its configuration in options.py.
 """
 
 import argparse
+import difflib
 import math
 import shutil
 import signal
@@ -28,7 +29,8 @@ INTERRUPTED = 128 + signal.SIGINT  # the exit code a shell gives to a command en
 class Parser(argparse.ArgumentParser):
     """Wide help, no abbreviations (a later option would change their meaning), and a mistake is one line.
 
-    A description of several lines, such as a module's docstring, is shown as it is.
+    An unknown option is said before anything else: its value would be taken for what has no option. A description of
+    several lines, such as a module's docstring, is shown as it is.
     """
 
     def __init__(self, prog: str, description: str) -> None:
@@ -44,11 +46,18 @@ class Parser(argparse.ArgumentParser):
         self.register("type", float, _finite_number)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
-        for word in sys.argv[1:] if args is None else args:
+        words = sys.argv[1:] if args is None else list(args)
+        options = words[: words.index("--")] if "--" in words else words
+        for word in words:
             if not is_text(word):
                 self.error(f"{word!r} is not UTF-8, or holds control characters; rename it")
             if word.startswith("--") and word.endswith("=--"):  # which argparse takes for no value at all
                 self.error(f"{word} gives no value")
+        known = self._option_string_actions
+        for name in (word.partition("=")[0] for word in options if word.startswith("--") and " " not in word):
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=2)
+                self.error(f"there is no option {name}" + f"; near it: {', '.join(near)}" * bool(near))
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -232,7 +232,7 @@ def test_a_file_without_the_markers_is_left_alone(ablation, tmp_path):
     [
         (["{}/nowhere"], "nowhere is no folder; give the --out of ablations/run.py"),
         (["{}/empty"], "holds no finished run"),
-        (["{}", "--baseline", "sagan"], "unrecognized arguments"),
+        (["{}", "--baseline", "sagan"], "there is no option --baseline"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(canned_run, tmp_path, capsys, options, words):

@@ -122,7 +122,7 @@ MISTAKES = [
     ("--pattern dense --list --format slurm --heads 4", "this combination has none"),
     ("--all --inception-weights /nowhere.pth", "/nowhere.pth"),
     ("--all --device tpu", "--device tpu cannot be used"),
-    ("--all --stepps 3", "unrecognized arguments: --stepps 3"),
+    ("--all --stepps 3", "there is no option --stepps; near it: --steps"),
 ]
 
 

@@ -82,3 +82,14 @@ def test_names_that_no_file_can_have_are_found_before_the_work(tmp_path):
     for name, reason in (("a" * 300 + ".png", "too long"), ("folder.png", "no file"), ("a\0b.png", "null")):
         with pytest.raises(ValueError, match=reason):
             writable_file("--sheet", tmp_path / name)
+
+
+def test_an_unknown_option_is_said_first_and_its_value_is_no_file(capsys):
+    parser = Parser("command", "Do something.")
+    parser.add_mutually_exclusive_group().add_argument("--model")
+    parser.add_argument("checkpoint", nargs="?")
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(["--modell", "digits", "--out=x"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: there is no option --modell; near it: --model; --help shows the options\n"
+    assert parser.parse_args(["--", "--modell"]).checkpoint == "--modell"  # the name of a file

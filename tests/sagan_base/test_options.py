@@ -150,7 +150,7 @@ def test_the_command_trains_says_where_things_are_and_does_not_train_twice(tmp_p
         (["--resolution", "48"], "resolution=48 is not one of"),
         (["--steps", "0"], "steps=0 is not positive"),
         (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
-        (["--step", "3"], "unrecognized arguments: --step 3"),
+        (["--step", "3"], "there is no option --step; near it: --steps"),
         (["--metrics-every", "5"], "need --features"),
         (["--batch-size", "7", "--accumulation", "2"], "batch_size=7 does not divide"),
         (["--device", "nowhere"], "--device nowhere"),
