@@ -120,7 +120,7 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "cifar10-small",
-            "CIFAR-10 at 32x32 by a network of width 32, attention at 16x16, five epochs: two hours on a CPU core",
+            "CIFAR-10 at 32x32 by a network of width 32, attention at 16x16, five epochs: an hour on a CPU core",
             "cifar10", ModelConfig(32, num_classes=10, generator_width=32, discriminator_width=32),
             steps=3906, metrics_every=500, samples=5000, plateau=1, recipe_changes=SMALL, **QUICK, **ROOM,
         ),

@@ -52,7 +52,8 @@ def test_one_picture_gives_its_files_and_says_what_was_done(checkpoint, picture,
     numbers = json.loads((out / "metrics.json").read_text())
     said = capsys.readouterr().out
     assert "the central 20x20 of its 30x20 pixels were taken" in said
-    assert f"class {numbers['class']}, which fits best; best of 2 restarts by EfficientNet-Lite0 distance" in said
+    effort = "best of 2 restarts by EfficientNet-Lite0 distance, 3 steps, "
+    assert f"class {numbers['class']}, which fits best; {effort}" in said
     assert f"PSNR {numbers['psnr']:.2f} dB" in said
     with Image.open(out / "comparison.png") as sheet:
         assert sheet.width > 3 * 256
