@@ -1,6 +1,7 @@
 """The benchmark of attention: every way to run it gives the right result, and the fastest way of each peer is named."""
 
 import copy
+import importlib
 import json
 
 import numpy as np
@@ -17,7 +18,8 @@ def rows(benchmark):
     case = benchmark.Case(8, 2, ("ltr_rtl", "butterfly"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(benchmark.CASES, "small", case)
-        patch.setattr(benchmark, "sparse_attention", without_flex(benchmark.sparse_attention))
+        methods = importlib.import_module("methods")
+        patch.setattr(methods, "sparse_attention", without_flex(methods.sparse_attention))
         return benchmark.measure("small", case, CPU, rounds=3, budget=1, limit=60, memory=1e9)
 
 
@@ -75,7 +77,7 @@ def test_what_an_earlier_case_predicts_to_take_too_long_is_not_run(benchmark, ro
     for row in before:
         if row["method"] == "keys gathered by query":
             row["both_ms"] = (1, 1, 1)
-    monkeypatch.setattr(benchmark, "sdpa", lambda *_: pytest.fail("it was run"))
+    monkeypatch.setattr(importlib.import_module("methods"), "sdpa", lambda *_: pytest.fail("it was run"))
     case = benchmark.Case(8, 8, ("ltr_rtl",))  # four times the images
     found = benchmark.measure("more", case, CPU, rounds=1, budget=1, limit=3, memory=1e9, before=before)
     assert all(row["left_out"] == "predicted 4 s a call, not run" for row in found if row["method"].startswith("SDPA"))
@@ -85,13 +87,14 @@ def test_what_an_earlier_case_predicts_to_take_too_long_is_not_run(benchmark, ro
 
 
 def test_a_wrong_result_stops_the_benchmark(benchmark, monkeypatch):
-    monkeypatch.setattr(benchmark, "sdpa", lambda padded, mask=None: lambda q, k, v: 1.01 * v.mean() + 0 * q @ k.mT @ v)
+    wrong = lambda padded, mask=None: lambda q, k, v: 1.01 * v.mean() + 0 * q @ k.mT @ v  # noqa: E731
+    monkeypatch.setattr(importlib.import_module("methods"), "sdpa", wrong)
     with pytest.raises(AssertionError, match="SDPA, padded, mask of 4 axes is wrong by"):
         benchmark.measure("grid-16", benchmark.Case(8, 1), CPU, rounds=1, budget=1, limit=60, memory=1e9)
 
 
 def test_a_neighbourhood_is_the_nearest_square_of_cells(benchmark):
-    mask = benchmark.neighbourhood(9).toarray().reshape(9, 9, 9, 9)
+    mask = importlib.import_module("cases").neighbourhood(9).toarray().reshape(9, 9, 9, 9)
     assert (mask.sum((2, 3)) == 49).all()
     assert mask[4, 5, 1:8, 2:9].all() and mask[0, 8, :7, 2:].all()
     assert np.array_equal(mask, mask.transpose(1, 0, 3, 2))
