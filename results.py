@@ -68,6 +68,7 @@ def read_summaries() -> dict[str, Summary]:
 def page(summaries: dict[str, Summary]) -> str:
     """The whole text of RESULTS.md."""
     speeds = {kind: read_speeds(kind) for kind in ("attention", "masks", "training")}
+    screened = screening.read_table(MEASURED / "screening.csv")
     return (
         environment(FileSystemLoader(ROOT / "docs"))
         .get_template("RESULTS.md.jinja")
@@ -80,7 +81,8 @@ def page(summaries: dict[str, Summary]) -> str:
             attention_of_models=attention_of_models(),
             anchors=anchor_table(),
             asterisk=ASTERISK,
-            health=screening.health(screening.read_table(MEASURED / "screening.csv")),
+            health=screening.health(screened),
+            finalists=screening.finalists(screened),
             trials=len(screening.TRIALS),
             probes=probes,
             compared=probes.comparison(probes.predictions_of(MEASURED / "probes"), probes.runs(MEASURED / "probes")),

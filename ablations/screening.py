@@ -4,12 +4,13 @@ Each trial is LTR + RTL under ESA at ``pool`` with 4 channels a head, and change
 images: entropy over its maximum, total variation from uniform, the share of the maps' variation between images, and
 what counts: how FD and the discriminator's logits change when every map is replaced by its mean over images. The two
 trials whose maps matter most, by the sum of their ranks in these two, then run at the preset's full length on seeds of
-their own. Finished runs are not repeated; the same command goes on.
+their own, where FD decides. Finished runs are not repeated; the same command goes on.
 
     python ablations/screening.py
-    python ablations/screening.py --trials from4 from8 --seeds 1 2 3 4 5 6 7 8 --steps 1000   # finalists
+    python ablations/screening.py --trials from8 from8-rate10 --seeds 1 2 3 4 5 6 7 8 --steps 2000   # finalists
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,8 +18,12 @@ from typing import Any
 
 from sagan_base.cli import Parser, command, usage_errors, whole, writable_file, writable_folder
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
+from ablations.contrasts import LEVEL
+from ablations.differences import Spread
 from ablations.execute import Measurement, finished, run_experiment
 from ablations.experiment import Experiment, Setting
 from ablations.presets import find_preset
@@ -126,6 +131,21 @@ def health(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def finalists(runs: pd.DataFrame) -> pd.DataFrame:
+    """A line for each length and trial of several seeds: the geometric mean of FD, and its ratio to the lowest's."""
+    lines = []
+    for steps, of_length in runs.groupby("steps"):
+        logs = {name: np.log(of_trial["FD"]) for name, of_trial in of_length.groupby("trial") if len(of_trial) > 1}
+        spread, names = Spread.of(logs), sorted(logs, key=lambda name: logs[name].mean())
+        for name in names:
+            half = stats.t.ppf(1 - LEVEL / 2, spread.freedom) * spread.deviation / math.sqrt(len(logs[name]))
+            mean, low, high = (cell(math.exp(logs[name].mean() + shift)) for shift in (0, -half, half))
+            line = {"trial": name, "steps": steps, "seeds": len(logs[name]), "FD [95%]": f"{mean} [{low}, {high}]"}
+            against = "lowest" if name == names[0] else str(spread.difference(logs[name], logs[names[0]]))
+            lines.append(line | {"against the lowest [95%]": against})
+    return pd.DataFrame(lines)
+
+
 @command()
 def main(argv: Sequence[str] | None = None) -> None:
     options = Parser("python ablations/screening.py", __doc__)
@@ -152,7 +172,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 runs = table([record for record in found if record.title in TRIALS and record.attention_health])
                 runs = pd.concat([*kept, runs]).drop_duplicates(["trial", "seed", "steps"], keep="last")
                 write_text(asked.csv, tables.csv(runs))
-    print(tables.text(health(runs[runs["steps"] == asked.steps])))
+    asked_for = runs[runs["steps"] == asked.steps]
+    print(tables.text(health(asked_for)))
+    if len(decided := finalists(asked_for)):
+        print(f"\n{tables.text(decided)}")
 
 
 if __name__ == "__main__":

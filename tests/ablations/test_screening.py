@@ -1,9 +1,11 @@
 """Screening: trials differ in what they name, finished ones are kept, and those whose maps matter most come first."""
 
+import math
 from dataclasses import replace
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 from ablations import screening
 from ablations.records import write_record
@@ -58,6 +60,18 @@ def test_runs_are_kept_in_one_table_and_the_trials_whose_maps_matter_most_come_f
     screening.main(["--trials", "from4", "--out", str(tmp_path / "elsewhere"), *places[2:]])
     assert list(pd.read_csv(tmp_path / "screening.csv")["trial"]) == [*runs["trial"], "from4"]  # the others stay
     assert "0.600 (0.990)" in said[0] and "FD x 16.00" in said[0] and "logits by 1.600 sd" in said[1]
+
+
+def test_finalists_are_told_by_the_geometric_mean_of_their_distance_and_its_ratio():
+    logs = {"from8": [0.0, 0.2, 0.4], "from4": [0.5, 0.7, 0.9], "from2": [3.0]}
+    rows = [(name, seed, 2000, math.exp(x)) for name, values in logs.items() for seed, x in enumerate(values)]
+    table = screening.finalists(pd.DataFrame(rows, columns=["trial", "seed", "steps", "FD"]))
+    assert table["trial"].tolist() == ["from8", "from4"]  # a single run ranks nothing
+    found = stats.ttest_ind(logs["from4"], logs["from8"]).confidence_interval()
+    low, high = (100 * math.exp(x) - 100 for x in (found.low, found.high))
+    assert table["against the lowest [95%]"].tolist() == ["lowest", f"+65% [{low:+.1f}%, {high:+.0f}%]"]
+    half = stats.t.ppf(0.975, 4) * 0.2 / math.sqrt(3)
+    assert table["FD [95%]"][0] == f"1.22 [{math.exp(0.2 - half):.3f}, {math.exp(0.2 + half):.2f}]"
 
 
 @pytest.mark.parametrize(("options", "words"), [(["--steps", "0"], "--steps"), (["--seeds", "-1"], "--seeds")])
