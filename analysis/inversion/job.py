@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from analysis.inversion.config import InversionConfig
 from analysis.inversion.distances import Distance
-from analysis.inversion.report import METRICS, TUNED, shorten, summary, write_inversion
+from analysis.inversion.report import METRICS, TUNED, class_line, shorten, summary, write_inversion
 from analysis.inversion.search import invert
 from analysis.inversion.table import rows_of
 from analysis.inversion.targets import Target
@@ -81,9 +81,8 @@ class Job:
         numbers = summary(model, self.target, inversion, self.distance, class_given=self.label is not None)
         numbers |= {"request": self.request(), "provenance": provenance(config.seed)}
         size = write_inversion(model, self.target, inversion, numbers, self.out, self.warnings)
-        given = "given" if self.label is not None else "which fits best"
         print(
-            f"  {config.loss.method}: class {model.class_name(inversion.label)}, {given}; {inversion.effort()}, "
+            f"  {config.loss.method}: class {class_line(model, inversion, numbers)}; {inversion.effort()}, "
             f"{inversion.seconds:.1f} s\n  {self.line(numbers)}"
         )
         if inversion.stopped == "losses not finite":

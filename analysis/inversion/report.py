@@ -206,6 +206,11 @@ def _span(heads: list[int]) -> str:
     return f"{heads[0]}-{heads[-1]}" if consecutive else ", ".join(map(str, heads))
 
 
+def class_line(model: Model, inversion: Inversion, numbers: dict[str, Any]) -> str:
+    """ "3 (cat), which fits best"."""
+    return f"{model.class_name(inversion.label)}, {numbers['class_given'] or 'which fits best'}"
+
+
 def inversion_page(
     model: Model, target: Target, inversion: Inversion, numbers: dict[str, Any], warnings: Sequence[str]
 ) -> Page:
@@ -213,14 +218,13 @@ def inversion_page(
     loss = inversion.config.loss
     weighs = loss.heads_of(model.discriminator) if loss.method in WEIGHTED else ()
     weighting = f" ({loss.weighting})" if loss.method in WEIGHTED else ""
-    given = "given" if len(set(inversion.draw_labels.tolist())) == 1 else "which fits best"
     searched = (
         f"{inversion.effort()}; restarts begin with the best of {len(inversion.draw_losses)} random codes"
         f"{'; the distance was not minimised' if inversion.config.choose == 'distance' else ''}"
     )
     return Page(
         title=f"Inversion of {target.name}",
-        subtitle=f"{model.describe()}. Class {model.class_name(inversion.label)}, {given}. "
+        subtitle=f"{model.describe()}. Class {class_line(model, inversion, numbers)}. "
         f"Method: {METHOD_NAMES[loss.method]}{weighting}, {NORM_NAMES[loss.norm]}.",
         notes=[*target.notes, searched],
         warnings=[*warnings]
